@@ -1,1 +1,28 @@
-//! Placeholder while the workspace is laid out.
+//! The rules of Amaima, and nothing else: no input or output, no clock, no randomness.
+//!
+//! A client's order arrives as a *command*. The *aggregate* it concerns decides about it
+//! ([`Aggregate::decide`]) and answers with *events*, facts that are appended to the log as one
+//! [`commit`]. Folding the events ([`Aggregate::evolve`]) gives the state that the next decision
+//! starts from. *Policies* ([`policy`]) say what should follow from an event. Everything that
+//! crosses a process, from subjects to socket frames, has its type in [`wire`].
+//!
+//! To add an aggregate: a folder with `mod`, `event`, `command`, `evolve`, `decide`, its kind in
+//! [`subject::Kind`], its commands in [`authority`], a golden file for every event.
+
+pub mod account;
+pub mod aggregate;
+pub mod authority;
+pub mod commit;
+pub mod email;
+pub mod id;
+pub mod limits;
+pub mod policy;
+pub mod query;
+pub mod session;
+pub mod subject;
+pub mod time;
+pub mod wire;
+
+pub use aggregate::{Aggregate, Context};
+pub use authority::Actor;
+pub use time::Timestamp;

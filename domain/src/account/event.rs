@@ -1,0 +1,47 @@
+use crate::{Timestamp, id::AccountId};
+use serde::{Deserialize, Serialize};
+
+/// What happened to an account. The names are the storage format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum Event {
+    /// A person registered.
+    #[serde(rename = "account.registered.v1")]
+    Registered {
+        /// The account.
+        account: AccountId,
+        /// Address as written.
+        email: String,
+        /// Display name.
+        name: String,
+        /// argon2id PHC string.
+        password_hash: String,
+        /// Subscription at the start.
+        tier: Tier,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// Subscription of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Costs nothing.
+    Free,
+    /// For one person's work.
+    Pro,
+    /// For an organisation.
+    Enterprise,
+}
+
+impl Tier {
+    /// As the wire writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Pro => "pro",
+            Self::Enterprise => "enterprise",
+        }
+    }
+}

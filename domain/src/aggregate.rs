@@ -1,0 +1,51 @@
+//! What every aggregate is.
+
+use crate::{
+    authority::Actor,
+    id::CommandId,
+    subject::{self, Kind},
+    time::Timestamp,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+/// What a decision may know of the world outside its aggregate.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// When the command is decided.
+    pub now: Timestamp,
+    /// Who gave it.
+    pub actor: Actor,
+    /// The command's own id, from which further ids may be derived.
+    pub command_id: CommandId,
+}
+
+/// A consistency boundary: one subject in the log, decided about one command at a time.
+pub trait Aggregate: Default + Clone + Send + Sync + 'static {
+    /// Its kind, which is part of its subject.
+    const KIND: Kind;
+    /// Its facts.
+    type Event: Serialize + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static;
+    /// Its orders. Cloned when a decision is taken again after a conflict.
+    type Command: Clone + std::fmt::Debug + Send + Sync + 'static;
+    /// The rules that an order can break.
+    type Refused: std::error::Error + Send + Sync + 'static;
+
+    /// Decides. A repeat of a command that is already in effect yields no events.
+    ///
+    /// # Errors
+    /// The rule that the command breaks.
+    fn decide(
+        &self,
+        command: Self::Command,
+        cx: &Context,
+    ) -> Result<Vec<Self::Event>, Self::Refused>;
+
+    /// Folds one event into the state; never fails.
+    fn evolve(self, event: &Self::Event) -> Self;
+
+    /// Names one aggregate of this kind.
+    fn named(id: Uuid) -> subject::Aggregate {
+        subject::Aggregate::new(Self::KIND, id)
+    }
+}

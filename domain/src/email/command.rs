@@ -1,0 +1,9 @@
+/// Orders to the claim on an address.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Take the address for an account.
+    Claim {
+        /// The account.
+        account: crate::id::AccountId,
+    },
+}

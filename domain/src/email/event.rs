@@ -1,0 +1,16 @@
+use crate::{Timestamp, id::AccountId};
+use serde::{Deserialize, Serialize};
+
+/// What happened to the claim. The names are the storage format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum Event {
+    /// An account took the address.
+    #[serde(rename = "email.claimed.v1")]
+    Claimed {
+        /// The holder from now on.
+        account: AccountId,
+        /// When.
+        at: Timestamp,
+    },
+}

@@ -1,0 +1,225 @@
+//! Names on the bus: every stream, subject and bucket, and how they are read back.
+
+use crate::id::QueryId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The log.
+pub const EVENTS: &str = "EVENTS";
+/// Work for inference workers.
+pub const JOBS: &str = "JOBS";
+/// What followers of a query are told, replayable for a day.
+pub const TOKENS: &str = "TOKENS";
+/// Everything in [`EVENTS`].
+pub const ALL_EVENTS: &str = "ev.>";
+/// Everything in [`JOBS`].
+pub const ALL_JOBS: &str = "job.>";
+/// Everything in [`TOKENS`].
+pub const ALL_TOKENS: &str = "tok.*";
+/// Key-value bucket of revoked refresh ids and sessions.
+pub const REVOKED: &str = "blacklisted_tokens";
+/// Key-value bucket of each user's latest submissions, for duplicates and claims.
+pub const SUBMISSIONS: &str = "submissions";
+/// Number of parts that the subjects of the log are spread over; fixed for ever.
+pub const PARTS: u64 = 64;
+
+/// The kinds of aggregates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// [`crate::account`]
+    Account,
+    /// [`crate::email`]
+    Email,
+    /// [`crate::session`]
+    Session,
+    /// [`crate::query`]
+    Query,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Account, Self::Email, Self::Session, Self::Query];
+
+    /// Its token in subjects.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Email => "email",
+            Self::Session => "session",
+            Self::Query => "query",
+        }
+    }
+}
+
+/// The identity of one aggregate, which is also its subject in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Aggregate {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: Uuid,
+}
+
+impl Aggregate {
+    /// Names an aggregate.
+    pub const fn new(kind: Kind, id: Uuid) -> Self {
+        Self { kind, id }
+    }
+
+    /// The part that its events lie in, below [`PARTS`]: FNV-1a over the id's bytes.
+    pub fn part(&self) -> u64 {
+        let hash = self
+            .id
+            .as_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+        hash % PARTS
+    }
+
+    /// `ev.<part>.<kind>.<id>`
+    pub fn subject(&self) -> String {
+        format!(
+            "ev.{:02x}.{}.{}",
+            self.part(),
+            self.kind.as_str(),
+            self.id.hyphenated()
+        )
+    }
+
+    /// Reads a subject of the log back; `None` for anything else.
+    pub fn parse(subject: &str) -> Option<Self> {
+        let mut tokens = subject.split('.');
+        let ("ev", part) = (tokens.next()?, tokens.next()?) else {
+            return None;
+        };
+        let kind = tokens.next()?;
+        let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind)?;
+        let aggregate = Self {
+            kind,
+            id: Uuid::try_parse(tokens.next()?).ok()?,
+        };
+        (tokens.next().is_none() && part == format!("{:02x}", aggregate.part()))
+            .then_some(aggregate)
+    }
+}
+
+/// Where a query's token stream is stored.
+pub fn tokens(query: QueryId) -> String {
+    format!("tok.{query}")
+}
+
+/// Where a query's stored token messages are published again, for live followers.
+pub fn live(query: QueryId) -> String {
+    format!("live.{query}")
+}
+
+/// Where whoever works on a query hears that it should stop.
+pub fn cancel(query: QueryId) -> String {
+    format!("cancel.{query}")
+}
+
+/// Where a job for `model` waits. Characters that a subject token may not hold become `-`.
+pub fn job(model: &str, priority: Priority) -> String {
+    let model: String = model
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    format!("job.{model}.{}", priority.as_str())
+}
+
+/// The order in which jobs deserve a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Somebody waits at the other end.
+    Interactive,
+}
+
+impl Priority {
+    /// Its token in subjects.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+        }
+    }
+}
+
+/// Where commands for aggregates of `kind` are sent.
+pub fn command(kind: Kind) -> String {
+    format!("cmd.{}", kind.as_str())
+}
+
+/// The read models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// People, without their secrets.
+    Accounts,
+    /// Device sessions.
+    Sessions,
+    /// Queries and their answers.
+    Queries,
+}
+
+impl View {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Accounts, Self::Sessions, Self::Queries];
+
+    /// Its token in subjects.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accounts => "accounts",
+            Self::Sessions => "sessions",
+            Self::Queries => "queries",
+        }
+    }
+
+    /// `qry.<view>`
+    pub fn subject(self) -> String {
+        format!("qry.{}", self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_subject_parses_back(id in any::<u128>(), kind in 0..Kind::ALL.len()) {
+            let aggregate = Aggregate::new(Kind::ALL[kind], Uuid::from_u128(id));
+            prop_assert_eq!(Aggregate::parse(&aggregate.subject()), Some(aggregate));
+        }
+    }
+
+    #[test]
+    fn the_part_of_an_id_never_changes() {
+        let id = Uuid::from_u128(0x3f2c_0000_0000_4000_8000_0000_0000_0001);
+        let subject = Aggregate::new(Kind::Query, id).subject();
+        assert_eq!(subject, "ev.29.query.3f2c0000-0000-4000-8000-000000000001");
+        assert_eq!(
+            Aggregate::parse("ev.00.query.3f2c0000-0000-4000-8000-000000000001"),
+            None
+        );
+        assert_eq!(Aggregate::parse(&format!("{subject}.more")), None);
+        assert_eq!(Aggregate::parse("tok.1"), None);
+    }
+
+    #[test]
+    fn a_job_subject_has_three_tokens() {
+        assert_eq!(
+            job("org/model 8.1", Priority::Interactive),
+            "job.org-model-8-1.interactive"
+        );
+    }
+}

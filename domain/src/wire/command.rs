@@ -1,0 +1,242 @@
+//! Commands on the bus: what the gateway and the workers send to command-svc, and its answers.
+//!
+//! A sender repeats a command with the same id until it gets an answer; the answer to a repeat is
+//! the answer to the first.
+
+use crate::{
+    Actor, Timestamp,
+    id::{AccountId, CommandId, QueryId, RefreshId, SessionId},
+    query::{Answer, Status, Submission},
+    subject::Kind,
+    wire::{
+        error::{Code, Failure},
+        rest::User,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// A command with what belongs to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The same for every retry.
+    pub id: CommandId,
+    /// Who gives it.
+    pub actor: Actor,
+    /// The request that it belongs to.
+    pub request_id: String,
+    /// W3C Trace Context, if the caller has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// After this instant nobody waits for the answer any more.
+    pub deadline: Timestamp,
+    /// The command.
+    pub body: Body,
+}
+
+/// The commands.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Body {
+    /// Make an account and sign in.
+    Register {
+        /// Address as written, checked.
+        email: String,
+        /// Display name.
+        name: String,
+        /// The password, checked; never logged and never stored.
+        password: String,
+    },
+    /// Sign in.
+    Login {
+        /// Address as written.
+        email: String,
+        /// The password; never logged and never stored.
+        password: String,
+        /// The device's own id.
+        device_id: Option<String>,
+        /// The device's name.
+        device_name: Option<String>,
+    },
+    /// Exchange a refresh token whose signature is good.
+    Refresh {
+        /// `sid` of the token.
+        session: SessionId,
+        /// `jti` of the token.
+        refresh: RefreshId,
+    },
+    /// Sign out.
+    Logout {
+        /// `sid` of the token.
+        session: SessionId,
+    },
+    /// Ask.
+    SubmitQuery {
+        /// The query's id: the client's own, derived from a key or a reference, or fresh.
+        query: QueryId,
+        /// Whether the id came from the client, by itself, a key or a reference. Only then is an
+        /// identical question another query.
+        named: bool,
+        /// Which way it came.
+        via: Via,
+        /// What is asked, checked and trimmed.
+        submission: Submission,
+    },
+    /// A worker takes a query.
+    StartQuery {
+        /// The query.
+        query: QueryId,
+        /// The model that will answer.
+        model: String,
+    },
+    /// A worker has the answer.
+    CompleteQuery {
+        /// The query.
+        query: QueryId,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A worker gives up.
+    FailQuery {
+        /// The query.
+        query: QueryId,
+        /// What the client is told.
+        code: Code,
+        /// In words that may be shown to the client.
+        message: String,
+    },
+    /// The owner wants no answer any more.
+    CancelQuery {
+        /// The query.
+        query: QueryId,
+    },
+}
+
+/// Which way a query came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// `POST /v1/query`.
+    Rest,
+    /// `submit_query` on a socket.
+    Socket,
+}
+
+impl Body {
+    /// The names of all commands.
+    pub const NAMES: [&'static str; 9] = [
+        "register",
+        "login",
+        "refresh",
+        "logout",
+        "submit_query",
+        "start_query",
+        "complete_query",
+        "fail_query",
+        "cancel_query",
+    ];
+
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Register { .. } => "register",
+            Self::Login { .. } => "login",
+            Self::Refresh { .. } => "refresh",
+            Self::Logout { .. } => "logout",
+            Self::SubmitQuery { .. } => "submit_query",
+            Self::StartQuery { .. } => "start_query",
+            Self::CompleteQuery { .. } => "complete_query",
+            Self::FailQuery { .. } => "fail_query",
+            Self::CancelQuery { .. } => "cancel_query",
+        }
+    }
+
+    /// The kind of aggregate that it is sent to: the last token of its subject.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Register { .. } | Self::Login { .. } => Kind::Account,
+            Self::Refresh { .. } | Self::Logout { .. } => Kind::Session,
+            Self::SubmitQuery { .. }
+            | Self::StartQuery { .. }
+            | Self::CompleteQuery { .. }
+            | Self::FailQuery { .. }
+            | Self::CancelQuery { .. } => Kind::Query,
+        }
+    }
+}
+
+/// Without its contents: they may hold a password or a person's words.
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is in the log.
+    Accepted {
+        /// Sequence in the log that a read must reflect to show its effect.
+        seq: u64,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// It breaks a rule; a repeat would break it again.
+    Refused {
+        /// What the client is told.
+        failure: Failure,
+    },
+    /// It could not be decided; a repeat with the same id may succeed.
+    Unavailable,
+}
+
+/// What came of an accepted command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Somebody is signed in: after register, login and refresh.
+    SignedIn {
+        /// Who.
+        user: User,
+        /// `sid`.
+        session: SessionId,
+        /// `jti` of the refresh token.
+        refresh: RefreshId,
+    },
+    /// Somebody is signed out.
+    SignedOut,
+    /// A query is known.
+    Query {
+        /// Its id, which is another one than sent if an identical query was found.
+        query: QueryId,
+        /// Who asked.
+        owner: AccountId,
+        /// How far it is.
+        status: Status,
+        /// Whether the query had been submitted before.
+        repeated: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let body = Body::Login {
+            email: "mia@example.com".into(),
+            password: "password123".into(),
+            device_id: None,
+            device_name: None,
+        };
+        assert_eq!(format!("{body:?}"), "login");
+        let json = serde_json::to_value(&body).unwrap();
+        assert_eq!(json["command"], body.name());
+        assert!(matches!(
+            serde_json::from_value(json),
+            Ok(Body::Login { .. })
+        ));
+    }
+}

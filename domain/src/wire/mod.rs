@@ -1,0 +1,9 @@
+//! Everything that crosses a process: between services on the bus, and to clients.
+
+pub mod command;
+pub mod error;
+pub mod job;
+pub mod rest;
+pub mod socket;
+pub mod token;
+pub mod view;

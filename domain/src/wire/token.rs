@@ -1,0 +1,158 @@
+//! The token stream of a query: the messages of the subject [`crate::subject::tokens`].
+//!
+//! Message 1 says `queued` and names the owner; then come chunks; the last one is the terminal.
+//! `seq` is dense, 1, 2, 3, …, and equal to the `seq` of contract §6. Writers append with the
+//! expected last sequence of the subject, so that two of them can never interleave.
+
+use crate::{
+    Timestamp,
+    id::{AccountId, QueryId},
+    query::{Answer, Status},
+    wire::{
+        error::Code,
+        socket::{QueryUpdate, Verification},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// One message of the stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its number, from 1, without gaps.
+    pub seq: u32,
+    /// When it was made.
+    pub at: Timestamp,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message of the stream says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Body {
+    /// The query waits for a worker.
+    Queued {
+        /// Who may follow.
+        owner: AccountId,
+    },
+    /// A piece of the answer.
+    Chunk(Chunk),
+    /// The end.
+    Terminal(Terminal),
+}
+
+/// A piece of the answer: the text for clients, and what a next worker needs to go on after it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The text; joined with nothing between, chunks give the answer.
+    pub text: String,
+    /// The tokens that were generated since the chunk before.
+    pub ids: Vec<u32>,
+    /// Sum of the natural logarithms of their probabilities.
+    pub logprob: f64,
+    /// Time spent on inference since the chunk before, in milliseconds.
+    pub compute_ms: u64,
+}
+
+/// How a query ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Terminal {
+    /// With an answer.
+    Completed {
+        /// The answer.
+        answer: Answer,
+    },
+    /// Without one.
+    Failed {
+        /// What the client is told.
+        code: Code,
+        /// In words.
+        message: String,
+    },
+    /// By its owner.
+    Cancelled,
+}
+
+impl Message {
+    /// The `data` of the `query_update` that tells a client of this message.
+    pub fn update(&self, query: QueryId) -> QueryUpdate {
+        let mut update = QueryUpdate::new(query);
+        match &self.body {
+            Body::Queued { .. } => update.status = Some(Status::Queued),
+            Body::Chunk(chunk) => {
+                update.status = Some(Status::Streaming);
+                update.chunk = Some(chunk.text.clone());
+            }
+            Body::Terminal(terminal) => {
+                update.complete = Some(true);
+                match terminal {
+                    Terminal::Completed { answer } => {
+                        update.status = Some(Status::Completed);
+                        update.response_text = Some(answer.response_text.clone());
+                        update.verification = answer
+                            .confidence
+                            .map(|confidence| Verification { confidence });
+                    }
+                    Terminal::Failed { .. } => update.status = Some(Status::Failed),
+                    Terminal::Cancelled => update.status = Some(Status::Cancelled),
+                }
+            }
+        }
+        update
+    }
+
+    /// Whether nothing follows.
+    pub const fn is_terminal(&self) -> bool {
+        matches!(self.body, Body::Terminal(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_round_trips_and_becomes_the_contracts_update() {
+        let query = QueryId::new(uuid::Uuid::from_u128(9));
+        let owner = AccountId::new(uuid::Uuid::from_u128(1));
+        let answer = Answer {
+            response_text: "Sunlight is scattered".into(),
+            model_used: "m".into(),
+            confidence: Some(0.95),
+            latency_ms: 7,
+            finish_reason: "stop".into(),
+            usage: crate::query::Usage::default(),
+        };
+        let bodies = [
+            Body::Queued { owner },
+            Body::Chunk(Chunk {
+                text: "Sun".into(),
+                ids: vec![4],
+                logprob: -0.5,
+                compute_ms: 1,
+            }),
+            Body::Terminal(Terminal::Completed { answer }),
+            Body::Terminal(Terminal::Failed {
+                code: Code::QueryModelError,
+                message: "m".into(),
+            }),
+            Body::Terminal(Terminal::Cancelled),
+        ];
+        let updates: Vec<_> = bodies
+            .into_iter()
+            .zip(1..)
+            .map(|(body, seq)| {
+                let message = Message {
+                    seq,
+                    at: Timestamp::from_millis(0),
+                    body,
+                };
+                let json = serde_json::to_string(&message).unwrap();
+                assert_eq!(serde_json::from_str::<Message>(&json).unwrap(), message);
+                message.update(query)
+            })
+            .collect();
+        insta::assert_json_snapshot!(updates);
+    }
+}
