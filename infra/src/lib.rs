@@ -1,1 +1,18 @@
-//! Placeholder while the workspace is laid out.
+//! Adapters between the rules in [`domain`] and the outside: the log on JetStream, the bus,
+//! PostgreSQL, object storage, the clock, configuration, logs and the life of a process.
+
+pub mod append;
+pub mod bus;
+pub mod clock;
+pub mod config;
+pub mod direct_get;
+pub mod event_store;
+pub mod jetstream;
+pub mod lifecycle;
+pub mod nats;
+pub mod objects;
+pub mod postgres;
+pub mod retry;
+pub mod revocations;
+pub mod telemetry;
+pub mod tokens;

@@ -1,0 +1,239 @@
+//! Appending to a stream with the expected last sequence of the subject. There is no other append.
+
+use async_nats::{Client, HeaderMap, Request, header};
+use bytes::Bytes;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// How long to wait for the server's answer to one append.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The message is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its sequence in the stream.
+    pub seq: u64,
+    /// Whether the server knew the message id already; `seq` is then the first one's.
+    pub duplicate: bool,
+}
+
+/// Why a message was not stored, or perhaps was.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The subject's last sequence is not the expected one, or another write to it is in flight.
+    #[error("{subject} is not at sequence {expected}")]
+    Conflict {
+        /// The subject.
+        subject: String,
+        /// What was expected.
+        expected: u64,
+    },
+    /// No answer: the message may or may not be stored.
+    #[error("no answer to the append to {subject}")]
+    NoAnswer {
+        /// The subject.
+        subject: String,
+        /// What the client library says.
+        source: async_nats::RequestError,
+    },
+    /// The server answered that it cannot store.
+    #[error("the server refuses the append to {subject}: {description} ({code})")]
+    Rejected {
+        /// The subject.
+        subject: String,
+        /// The server's own error code.
+        code: u64,
+        /// In its words.
+        description: String,
+    },
+    /// The server's answer is not one.
+    #[error("unreadable answer to the append to {subject}")]
+    Unreadable {
+        /// The subject.
+        subject: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<AnswerError>,
+}
+
+#[derive(Deserialize)]
+struct AnswerError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// Wrong last sequence: another message came first.
+const WRONG_LAST_SEQUENCE: u64 = 10_071;
+/// The same while that other message is in flight on a replicated stream; the client library does
+/// not map this one.
+const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10_164;
+
+/// Appends one message to `subject` if the last message there has the sequence `expected`, zero
+/// meaning that there is none.
+///
+/// # Errors
+/// See [`Error`]; after [`Error::NoAnswer`] look whether the message is there before trying again.
+pub async fn append(
+    client: &Client,
+    subject: &str,
+    expected: u64,
+    mut headers: HeaderMap,
+    payload: Bytes,
+) -> Result<Stored, Error> {
+    headers.insert(
+        header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+        expected.to_string(),
+    );
+    let request = Request::new()
+        .headers(headers)
+        .payload(payload)
+        .timeout(Some(ANSWER));
+    let message = client
+        .send_request(subject.to_owned(), request)
+        .await
+        .map_err(|source| Error::NoAnswer {
+            subject: subject.to_owned(),
+            source,
+        })?;
+    read_answer(subject, expected, &message.payload)
+}
+
+/// One message of an atomic batch.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its subject.
+    pub subject: String,
+    /// Sequence of the last message on that subject, zero if there is none.
+    pub expected: u64,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// Appends all parts or none (atomic batch publish, nats-server 2.12 and newer). The answer names
+/// the last part's sequence; the others lie directly before it.
+///
+/// # Errors
+/// See [`Error`]. A conflict on any part refuses them all.
+pub async fn append_batch(client: &Client, batch: &str, parts: Vec<Part>) -> Result<Stored, Error> {
+    let count = parts.len();
+    for (index, mut part) in parts.into_iter().enumerate() {
+        let last = index + 1 == count;
+        part.headers.insert(
+            header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+            part.expected.to_string(),
+        );
+        part.headers.insert(header::NATS_BATCH_ID, batch);
+        part.headers
+            .insert(header::NATS_BATCH_SEQUENCE, (index + 1).to_string());
+        if last {
+            part.headers
+                .insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+        }
+        // The first part is acknowledged as well (with an empty message): that the batch began.
+        if index == 0 || last {
+            let request = Request::new()
+                .headers(part.headers)
+                .payload(part.payload)
+                .timeout(Some(ANSWER));
+            let message = client
+                .send_request(part.subject.clone(), request)
+                .await
+                .map_err(|source| Error::NoAnswer {
+                    subject: part.subject.clone(),
+                    source,
+                })?;
+            if last {
+                return read_answer(&part.subject, part.expected, &message.payload);
+            }
+            if !message.payload.is_empty() {
+                read_answer(&part.subject, part.expected, &message.payload)?;
+            }
+        } else {
+            let subject = part.subject.clone();
+            client
+                .publish_with_headers(part.subject, part.headers, part.payload)
+                .await
+                .map_err(|source| Error::Rejected {
+                    subject,
+                    code: 0,
+                    description: source.to_string(),
+                })?;
+        }
+    }
+    Err(Error::Rejected {
+        subject: String::new(),
+        code: 0,
+        description: "the batch is empty".to_owned(),
+    })
+}
+
+fn read_answer(subject: &str, expected: u64, payload: &[u8]) -> Result<Stored, Error> {
+    let answer: Answer = serde_json::from_slice(payload).map_err(|source| Error::Unreadable {
+        subject: subject.to_owned(),
+        source,
+    })?;
+    match answer.error {
+        None => Ok(Stored {
+            seq: answer.seq,
+            duplicate: answer.duplicate,
+        }),
+        Some(error)
+            if matches!(
+                error.err_code,
+                WRONG_LAST_SEQUENCE | WRONG_LAST_SEQUENCE_IN_FLIGHT
+            ) =>
+        {
+            Err(Error::Conflict {
+                subject: subject.to_owned(),
+                expected,
+            })
+        }
+        Some(error) => Err(Error::Rejected {
+            subject: subject.to_owned(),
+            code: error.err_code,
+            description: error.description,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_codes_are_conflicts() {
+        for code in [10_071, 10_164] {
+            let json = format!(r#"{{"error":{{"code":400,"err_code":{code},"description":"x"}}}}"#);
+            assert!(matches!(
+                read_answer("s", 4, json.as_bytes()),
+                Err(Error::Conflict { .. })
+            ));
+        }
+        let stored = read_answer("s", 0, br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#);
+        assert_eq!(
+            stored.unwrap(),
+            Stored {
+                seq: 7,
+                duplicate: true
+            }
+        );
+        let full = br#"{"error":{"code":503,"err_code":10023,"description":"insufficient"}}"#;
+        assert!(matches!(
+            read_answer("s", 0, full),
+            Err(Error::Rejected { code: 10_023, .. })
+        ));
+    }
+}

@@ -1,0 +1,146 @@
+//! Sections of configuration that several services share. Services run from the environment;
+//! `amaima up` fills the same structs directly.
+
+use serde::Deserialize;
+use std::{fmt, str::FromStr};
+
+/// A setting in the environment is not usable.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} is not valid: {reason}")]
+pub struct Error {
+    /// The variable.
+    pub name: &'static str,
+    /// The rule that it breaks.
+    pub reason: String,
+}
+
+/// Text that is never printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// How to reach NATS.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nats {
+    /// `nats://host:port`, several separated by commas. May hold a user and a password.
+    pub url: Secret,
+    /// Copies of every stream; 1 on a single server.
+    #[serde(default = "one")]
+    pub replicas: usize,
+}
+
+const fn one() -> usize {
+    1
+}
+
+impl Nats {
+    /// A single server.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: Secret::new(url),
+            replicas: 1,
+        }
+    }
+
+    /// `NATS_URL` and `NATS_REPLICAS`.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn from_env() -> Result<Self, Error> {
+        Ok(Self {
+            url: Secret::new(text("NATS_URL", "nats://127.0.0.1:4222")),
+            replicas: parsed("NATS_REPLICAS", 1)?,
+        })
+    }
+}
+
+/// How to reach PostgreSQL.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    /// `postgres://user:password@host:port/database`
+    pub url: Secret,
+    /// Most connections of one process.
+    pub max_connections: u32,
+}
+
+impl Postgres {
+    /// A database, with as many connections as one projection and its readers need.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: Secret::new(url),
+            max_connections: 16,
+        }
+    }
+
+    /// `DATABASE_URL` and `DATABASE_MAX_CONNECTIONS`.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn from_env() -> Result<Self, Error> {
+        Ok(Self {
+            url: Secret::new(text("DATABASE_URL", "postgres://127.0.0.1:5432/amaima")),
+            max_connections: parsed("DATABASE_MAX_CONNECTIONS", 16)?,
+        })
+    }
+}
+
+/// How to reach the object store.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectStore {
+    /// Base URL of an S3 endpoint.
+    pub endpoint: String,
+    /// Its region.
+    pub region: String,
+    /// The bucket that holds our objects.
+    pub bucket: String,
+    /// Access key.
+    pub access_key: String,
+    /// Secret key.
+    pub secret_key: Secret,
+}
+
+/// The variable's text, or the default where it is absent or empty.
+pub fn text(name: &str, default: &str) -> String {
+    std::env::var(name)
+        .ok()
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| default.to_owned())
+}
+
+/// The variable's value, or the default where it is absent or empty.
+///
+/// # Errors
+/// When there is a text that cannot be read as `T`.
+pub fn parsed<T: FromStr>(name: &'static str, default: T) -> Result<T, Error>
+where
+    T::Err: fmt::Display,
+{
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text.parse().map_err(|error: T::Err| Error {
+            name,
+            reason: error.to_string(),
+        }),
+        Ok(_) | Err(_) => Ok(default),
+    }
+}

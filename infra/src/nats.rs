@@ -1,0 +1,44 @@
+//! The connection to NATS. It comes back by itself after every loss, for as long as the process
+//! lives; what is asked meanwhile fails after its own deadline.
+
+use crate::config;
+use async_nats::{Client, ConnectOptions, Event};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// NATS could not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("NATS cannot be reached")]
+pub struct Error(#[from] async_nats::ConnectError);
+
+/// Longest wait between two attempts to connect again.
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// Connects. `name` is shown in the server's list of connections.
+///
+/// # Errors
+/// When the first connection cannot be made; later losses are mended in the background.
+pub async fn connect(config: &config::Nats, name: &str) -> Result<Client, Error> {
+    let client = ConnectOptions::new()
+        .name(name)
+        .max_reconnects(None)
+        .ping_interval(Duration::from_secs(10))
+        .connection_timeout(Duration::from_secs(5))
+        .request_timeout(Some(Duration::from_secs(5)))
+        .subscription_capacity(65_536)
+        .client_capacity(8_192)
+        .reconnect_delay_callback(|attempt| {
+            let millis = 20u64.saturating_mul(1 << attempt.min(5));
+            Duration::from_millis(millis).min(RECONNECT_MAX)
+        })
+        .event_callback(|event| async move {
+            match event {
+                Event::Connected => info!("connected to NATS"),
+                Event::Disconnected => warn!("lost the connection to NATS"),
+                other => warn!(event = %other, "NATS client"),
+            }
+        })
+        .connect(config.url.expose())
+        .await?;
+    Ok(client)
+}
