@@ -267,12 +267,12 @@ impl EventStore {
         })
     }
 
-    /// Appends one commit and answers with its sequence. The message id is the command id, so that
-    /// a repeat within the server's window stores nothing.
+    /// Appends one commit. The message id is the command id, so that a repeat within the server's
+    /// window stores nothing and is answered as a duplicate.
     ///
     /// # Errors
     /// See [`append::Error`].
-    pub async fn append(&self, pending: Pending) -> Result<u64, Error> {
+    pub async fn append(&self, pending: Pending) -> Result<append::Stored, Error> {
         let Pending {
             subject,
             expected,
@@ -282,11 +282,7 @@ impl EventStore {
         if let Some(command) = headers.get(header::COMMAND_ID).map(ToString::to_string) {
             headers.insert(nats_header::NATS_MESSAGE_ID, command);
         }
-        Ok(
-            append::append(&self.client, &subject, expected, headers, payload)
-                .await?
-                .seq,
-        )
+        Ok(append::append(&self.client, &subject, expected, headers, payload).await?)
     }
 
     /// Appends commits to several aggregates, all or none, and answers with the last one's

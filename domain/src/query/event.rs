@@ -103,6 +103,8 @@ pub struct Answer {
     pub finish_reason: String,
     /// What it cost.
     pub usage: Usage,
+    /// In how many chunks it was streamed.
+    pub chunks: u32,
 }
 
 /// Tokens that a query cost.

@@ -123,6 +123,7 @@ mod tests {
             latency_ms: 7,
             finish_reason: "stop".into(),
             usage: crate::query::Usage::default(),
+            chunks: 1,
         };
         let bodies = [
             Body::Queued { owner },

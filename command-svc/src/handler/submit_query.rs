@@ -1,0 +1,58 @@
+//! `submit_query`: a question is asked once, however often it is sent.
+
+use super::{Problem, Shared, query::outcome};
+use crate::write_path::Expect;
+use domain::{
+    Actor,
+    id::QueryId,
+    query::{Command, Refused, Submission},
+    wire::{
+        command::{Outcome, Via},
+        error::{Code, Detail, DetailKind, Failure},
+    },
+};
+use infra::{clock, event_store::Provenance};
+
+pub(super) async fn handle(
+    shared: &Shared,
+    cx: Provenance,
+    query: QueryId,
+    named: bool,
+    via: Via,
+    submission: Submission,
+) -> Result<(u64, Outcome), Problem> {
+    let Actor::User(owner) = cx.actor else {
+        return Err(Problem::new(
+            Code::AuthPermissionDenied,
+            "Permission denied",
+        ));
+    };
+    let query = shared
+        .submissions
+        .resolve(owner, query, named, via, &submission, clock::now())
+        .await?;
+    // Whoever comes first under this id makes it; for the others it is a repeat.
+    let submit = Command::Submit {
+        query,
+        owner,
+        submission,
+    };
+    let done = shared
+        .write
+        .execute(&shared.queries, query.uuid(), Expect::Absent, submit, &cx)
+        .await
+        .map_err(|error| Problem::from_write(error, refused))?;
+    outcome(query, &done)
+}
+
+fn refused(rule: Refused) -> Problem {
+    match rule {
+        Refused::IdTaken => Problem::Failure(Failure::validation(vec![Detail::new(
+            "query_id",
+            DetailKind::InvalidValue,
+            "This id is taken",
+        )])),
+        Refused::Unknown => Problem::new(Code::NotFound, "Query not found"),
+        Refused::Ended(_) => Problem::new(Code::Conflict, rule.to_string()),
+    }
+}

@@ -1,0 +1,215 @@
+//! Load, fold, decide, append with the expected sequence, try again on conflict.
+
+use domain::{Aggregate, id::CommandId};
+use infra::{
+    clock,
+    event_store::{self, EventStore, Loaded, Provenance},
+    retry::Backoff,
+};
+use lru::LruCache;
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tracing::debug;
+use uuid::Uuid;
+
+/// How often a decision is taken again before the caller is told of the conflict.
+const ATTEMPTS: u32 = 5;
+/// Aggregates of one kind that are kept folded in memory.
+const CACHED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// A command had no effect that is known of.
+#[derive(Debug, thiserror::Error)]
+pub enum Error<R: std::error::Error + 'static> {
+    /// It breaks a rule.
+    #[error(transparent)]
+    Refused(R),
+    /// Others changed the aggregate again and again.
+    #[error("the aggregate changed {ATTEMPTS} times meanwhile")]
+    Conflict,
+    /// The log could not be read or written.
+    #[error(transparent)]
+    Log(event_store::Error),
+}
+
+/// A command is in effect.
+#[derive(Clone, Debug)]
+pub struct Executed<A> {
+    /// The aggregate now.
+    pub state: A,
+    /// Sequence in the log that reflects the command.
+    pub seq: u64,
+    /// Whether this call appended; false for a repeat.
+    pub appended: bool,
+}
+
+/// Folded aggregates of one kind. Stale ones do no harm: the expected sequence refuses what was
+/// decided on them.
+pub struct Cache<A>(Mutex<LruCache<Uuid, Loaded<A>>>);
+
+impl<A: Aggregate> Default for Cache<A> {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(CACHED)))
+    }
+}
+
+impl<A: Aggregate> Cache<A> {
+    fn get(&self, id: Uuid) -> Option<Loaded<A>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+
+    fn put(&self, id: Uuid, loaded: Loaded<A>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put(id, loaded);
+    }
+}
+
+/// The write path over one log.
+#[derive(Clone, Debug)]
+pub struct WritePath {
+    store: EventStore,
+}
+
+/// What is known of an aggregate before its log is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Anything,
+    /// Its id is new, most likely: decide at once as if it did not exist. If it does, the append
+    /// is refused and the decision taken again.
+    Absent,
+}
+
+impl WritePath {
+    /// The write path over this log.
+    pub const fn new(store: EventStore) -> Self {
+        Self { store }
+    }
+
+    /// The log itself.
+    pub const fn store(&self) -> &EventStore {
+        &self.store
+    }
+
+    /// An aggregate as it is now: from the cache, brought up to date from the log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn load<A: Aggregate>(
+        &self,
+        cache: &Cache<A>,
+        id: Uuid,
+    ) -> Result<Loaded<A>, event_store::Error> {
+        let loaded = self
+            .store
+            .catch_up(id, cache.get(id).unwrap_or_default())
+            .await?;
+        cache.put(id, loaded.clone());
+        Ok(loaded)
+    }
+
+    /// Decides about a command and appends what follows. A repeat of a command id appends nothing
+    /// and answers with the sequence of the first.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute<A: Aggregate>(
+        &self,
+        cache: &Cache<A>,
+        id: Uuid,
+        expect: Expect,
+        command: A::Command,
+        provenance: &Provenance,
+    ) -> Result<Executed<A>, Error<A::Refused>> {
+        let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
+        // Only what was just read from the log may refuse a command.
+        let (mut loaded, mut fresh) = match (cache.get(id), expect) {
+            (Some(cached), _) => (cached, false),
+            (None, Expect::Absent) => (Loaded::default(), false),
+            (None, Expect::Anything) => (self.store.load(id).await.map_err(Error::Log)?, true),
+        };
+        for _ in 0..ATTEMPTS {
+            if let Some(seq) = loaded.sequence_of(provenance.command) {
+                cache.put(id, loaded.clone());
+                return Ok(Executed {
+                    state: loaded.state,
+                    seq,
+                    appended: false,
+                });
+            }
+            let now = clock::now();
+            let decided = loaded
+                .state
+                .decide(command.clone(), &provenance.context(now));
+            let events = match decided {
+                Ok(events) if !events.is_empty() => events,
+                _ if !fresh => {
+                    loaded = self.store.catch_up(id, loaded).await.map_err(Error::Log)?;
+                    fresh = true;
+                    continue;
+                }
+                Err(refused) => return Err(Error::Refused(refused)),
+                Ok(_) => {
+                    let seq = loaded.last_seq;
+                    cache.put(id, loaded.clone());
+                    return Ok(Executed {
+                        state: loaded.state,
+                        seq,
+                        appended: false,
+                    });
+                }
+            };
+            let pending = self
+                .store
+                .pending::<A>(id, loaded.last_seq, provenance, now, &events)
+                .map_err(Error::Log)?;
+            match self.store.append(pending).await {
+                Ok(stored) if !stored.duplicate => {
+                    let loaded = loaded.after(provenance.command, stored.seq, &events);
+                    cache.put(id, loaded.clone());
+                    return Ok(Executed {
+                        state: loaded.state,
+                        seq: stored.seq,
+                        appended: true,
+                    });
+                }
+                // Our own first attempt was stored after all; the log tells where.
+                Ok(_) => {}
+                Err(error) if may_be_stored(&error) => {
+                    debug!(aggregate = A::KIND.as_str(), %error, "deciding again");
+                    backoff.wait().await;
+                }
+                Err(error) => return Err(Error::Log(error)),
+            }
+            loaded = self.store.load_from_leader(id).await.map_err(Error::Log)?;
+            fresh = true;
+        }
+        Err(Error::Conflict)
+    }
+}
+
+/// Whether the log must be looked at before anything else is done: somebody else came first, or
+/// our own message may be there although no answer came.
+pub fn may_be_stored(error: &event_store::Error) -> bool {
+    matches!(
+        error,
+        event_store::Error::Append(
+            infra::append::Error::Conflict { .. }
+                | infra::append::Error::NoAnswer { .. }
+                | infra::append::Error::Unreadable { .. }
+        )
+    )
+}
+
+/// An id that belongs to a command, so that a retry makes the same one.
+pub fn derived<T>(make: impl Fn(&[&str]) -> T, command: CommandId, what: &str) -> T {
+    make(&[what, &command.to_string()])
+}
