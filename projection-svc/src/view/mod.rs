@@ -1,0 +1,139 @@
+//! The read models. A view's file holds its rows, what events do to them, and its questions.
+//!
+//! To add a view: its file, its table in a migration, its place in [`Batch`] and in
+//! [`crate::questions`], its name in [`domain::subject::View`].
+
+pub(crate) mod accounts;
+mod fold;
+pub(crate) mod queries;
+pub(crate) mod sessions;
+
+use crate::commit::Events;
+use fold::Contradiction;
+use sqlx::PgConnection;
+use std::borrow::Cow;
+
+/// The rows could not be changed as the events say.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The events contradict the rows.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+    /// The database does not take them.
+    #[error("the rows cannot be written")]
+    Write(#[from] sqlx::Error),
+}
+
+impl Error {
+    /// Whether the events themselves are at fault, so that trying again is of no use: classes 22
+    /// (data exception), 23 (integrity) and 54 (program limit) of PostgreSQL's error codes.
+    pub(crate) fn is_poison(&self) -> bool {
+        match self {
+            Self::Contradiction(_) => true,
+            Self::Write(error) => error
+                .as_database_error()
+                .and_then(|error| error.code())
+                .is_some_and(|code| {
+                    ["22", "23", "54"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+                }),
+        }
+    }
+}
+
+/// What a batch of commits does to all views.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    accounts: accounts::Changes,
+    sessions: sessions::Changes,
+    queries: queries::Changes,
+}
+
+impl Batch {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            accounts: accounts::changes(),
+            sessions: sessions::changes(),
+            queries: queries::changes(),
+        }
+    }
+
+    /// Folds the events of one commit in.
+    pub(crate) fn apply(&mut self, events: &Events, seq: u64) -> Result<(), Contradiction> {
+        match events {
+            Events::Account(events) => events
+                .iter()
+                .try_for_each(|event| accounts::apply(&mut self.accounts, event, seq)),
+            Events::Session(events) => events
+                .iter()
+                .try_for_each(|event| sessions::apply(&mut self.sessions, event, seq)),
+            Events::Query(events) => events
+                .iter()
+                .try_for_each(|event| queries::apply(&mut self.queries, event, seq)),
+            Events::Email => Ok(()),
+        }
+    }
+
+    /// Writes the rows, within the caller's transaction.
+    pub(crate) async fn write(&self, connection: &mut PgConnection) -> Result<(), Error> {
+        accounts::write(&self.accounts, connection).await?;
+        sessions::write(&self.sessions, connection).await?;
+        queries::write(&self.queries, connection).await
+    }
+}
+
+/// A text as PostgreSQL can hold it: not even escaped may it have the character U+0000, which JSON
+/// and therefore the log may have.
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// The same for an owned row.
+fn stored(text: &str) -> String {
+    storable(text).into_owned()
+}
+
+/// A count as a `bigint` holds it.
+pub(crate) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A column holds what the program never writes there.
+fn unreadable(column: &str, text: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("{column} holds {text:?}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_stored_without_nul() {
+        assert!(matches!(storable("plain"), Cow::Borrowed("plain")));
+        assert_eq!(stored("a\0b"), "a\u{fffd}b");
+        assert_eq!(signed(u64::MAX), i64::MAX);
+    }
+
+    #[test]
+    fn a_lost_connection_is_no_poison() {
+        assert!(!Error::Write(sqlx::Error::PoolTimedOut).is_poison());
+        let mut batch = Batch::new();
+        let event = domain::account::Event::Registered {
+            account: domain::id::AccountId::new(uuid::Uuid::nil()),
+            email: "mia@example.com".into(),
+            name: "Mia".into(),
+            password_hash: "$argon2id$".into(),
+            tier: domain::account::Tier::Free,
+            at: domain::Timestamp::from_millis(0),
+        };
+        let twice = Events::Account(vec![event.clone(), event]);
+        let error = batch.apply(&twice, 1).unwrap_err();
+        assert!(Error::Contradiction(error).is_poison());
+    }
+}

@@ -1,0 +1,549 @@
+//! Queries and their answers, as their owners see them.
+
+use super::{
+    fold::{Change, Contradiction, Fold, Overlay, column},
+    signed, storable, stored, unreadable,
+};
+use crate::instant::Instant;
+use domain::{
+    Timestamp,
+    id::{AccountId, QueryId},
+    query::{Answer, Event, Status},
+    wire::{
+        error::Code,
+        rest::{FileReference, QueryItem},
+        view::{Place, Queries, QueryPage},
+    },
+};
+use sqlx::{
+    FromRow, PgConnection, PgPool, Postgres, postgres::PgArguments, query::Query, types::Json,
+};
+use uuid::Uuid;
+
+/// Most queries on one page.
+const PAGE_ITEMS: u32 = 100;
+/// A page ends before its JSON grows larger than this, so that the answer fits into one message:
+/// half of what nats-server allows by default.
+const PAGE_BYTES: usize = 512 * 1024;
+
+/// What a batch does to `rm.queries`.
+pub(super) type Changes = Fold<Submitted, Later>;
+
+/// A row as it begins.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Submitted {
+    owner: AccountId,
+    text: String,
+    operation: String,
+    file_ids: Vec<String>,
+    reference: Option<String>,
+    at: Timestamp,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Later {
+    status: Option<Status>,
+    worker: Option<String>,
+    model: Option<String>,
+    attempts: Option<u32>,
+    started_at: Option<Timestamp>,
+    answer: Option<Answer>,
+    failure: Option<(Code, String)>,
+    completed_at: Option<Timestamp>,
+}
+
+impl Overlay for Later {
+    fn overlay(&mut self, later: Self) {
+        self.status = later.status.or(self.status);
+        self.worker = later.worker.or(self.worker.take());
+        self.model = later.model.or(self.model.take());
+        self.attempts = later.attempts.or(self.attempts);
+        // The first start counts: what comes before it is waiting.
+        self.started_at = self.started_at.or(later.started_at);
+        self.answer = later.answer.or(self.answer.take());
+        self.failure = later.failure.or(self.failure.take());
+        self.completed_at = later.completed_at.or(self.completed_at);
+    }
+}
+
+pub(super) fn changes() -> Changes {
+    Fold::new("rm.queries")
+}
+
+/// What an event does to its row.
+pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<(), Contradiction> {
+    let (query, later) = match event {
+        Event::Submitted {
+            query,
+            owner,
+            submission,
+            at,
+        } => {
+            let new = Submitted {
+                owner: *owner,
+                text: stored(&submission.text),
+                operation: stored(&submission.operation),
+                file_ids: submission.file_ids.iter().map(|id| stored(id)).collect(),
+                reference: submission.reference.as_deref().map(stored),
+                at: *at,
+            };
+            return changes.begin(query.uuid(), new, seq);
+        }
+        Event::Started {
+            query,
+            worker,
+            model,
+            attempt,
+            at,
+        } => {
+            let later = Later {
+                status: Some(Status::Processing),
+                worker: Some(stored(worker)),
+                model: Some(stored(model)),
+                attempts: Some(*attempt),
+                started_at: Some(*at),
+                ..Later::default()
+            };
+            (query, later)
+        }
+        Event::Completed { query, answer, at } => {
+            let answer = Answer {
+                response_text: stored(&answer.response_text),
+                model_used: stored(&answer.model_used),
+                finish_reason: stored(&answer.finish_reason),
+                ..*answer
+            };
+            let later = Later {
+                answer: Some(answer),
+                ..ended(Status::Completed, *at)
+            };
+            (query, later)
+        }
+        Event::Failed {
+            query,
+            code,
+            message,
+            at,
+        } => {
+            let later = Later {
+                failure: Some((*code, stored(message))),
+                ..ended(Status::Failed, *at)
+            };
+            (query, later)
+        }
+        Event::Cancelled { query, at } => (query, ended(Status::Cancelled, *at)),
+    };
+    changes.go_on(query.uuid(), later, seq);
+    Ok(())
+}
+
+fn ended(status: Status, at: Timestamp) -> Later {
+    Later {
+        status: Some(status),
+        completed_at: Some(at),
+        ..Later::default()
+    }
+}
+
+pub(super) async fn write(
+    changes: &Changes,
+    connection: &mut PgConnection,
+) -> Result<(), super::Error> {
+    let (begun, gone_on) = changes.split();
+    if !begun.is_empty() {
+        insert(&begun, connection).await?;
+    }
+    if !gone_on.is_empty() {
+        let updated = update(&gone_on, connection).await?;
+        changes.all_there(&gone_on, updated)?;
+    }
+    Ok(())
+}
+
+type Row<'a> = &'a Change<Submitted, Later>;
+
+async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let statement = sqlx::query(
+        "INSERT INTO rm.queries
+             (query_id, owner, query, operation, file_ids, reference, status, worker, model,
+              attempts, started_at, response_text, model_used, confidence, latency_ms,
+              finish_reason, prompt_tokens, completion_tokens, error_code, error_message,
+              completed_at, created_at, last_seq)
+         SELECT query_id, owner, query, operation, file_ids, reference,
+                COALESCE(status, 'queued'), worker, model, COALESCE(attempts, 0), started_at,
+                response_text, model_used, confidence, latency_ms, finish_reason, prompt_tokens,
+                completion_tokens, error_code, error_message, completed_at, created_at, last_seq
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[],
+                     $7::timestamptz[], $8::text[], $9::text[], $10::float8[], $11::bigint[],
+                     $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::text[],
+                     $17::timestamptz[], $18::uuid[], $19::text[], $20::text[], $21::jsonb[],
+                     $22::text[], $23::timestamptz[])
+              AS begun (query_id, last_seq, status, worker, model, attempts, started_at,
+                        response_text, model_used, confidence, latency_ms, finish_reason,
+                        prompt_tokens, completion_tokens, error_code, error_message,
+                        completed_at, owner, query, operation, file_ids, reference, created_at)",
+    );
+    bind_later(statement, begun)
+        .bind(new(begun, |new| new.owner.uuid()))
+        .bind(new(begun, |new| new.text.as_str()))
+        .bind(new(begun, |new| new.operation.as_str()))
+        .bind(new(begun, |new| Json(&new.file_ids)))
+        .bind(column(begun, |row| {
+            row.new.as_ref().and_then(|new| new.reference.as_deref())
+        }))
+        .bind(new(begun, |new| Instant(new.at)))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn update(gone_on: &[Row<'_>], connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let statement = sqlx::query(
+        "UPDATE rm.queries AS row
+         SET status = COALESCE(later.status, row.status),
+             worker = COALESCE(later.worker, row.worker),
+             model = COALESCE(later.model, row.model),
+             attempts = COALESCE(later.attempts, row.attempts),
+             started_at = COALESCE(row.started_at, later.started_at),
+             response_text = COALESCE(later.response_text, row.response_text),
+             model_used = COALESCE(later.model_used, row.model_used),
+             confidence = COALESCE(later.confidence, row.confidence),
+             latency_ms = COALESCE(later.latency_ms, row.latency_ms),
+             finish_reason = COALESCE(later.finish_reason, row.finish_reason),
+             prompt_tokens = COALESCE(later.prompt_tokens, row.prompt_tokens),
+             completion_tokens = COALESCE(later.completion_tokens, row.completion_tokens),
+             error_code = COALESCE(later.error_code, row.error_code),
+             error_message = COALESCE(later.error_message, row.error_message),
+             completed_at = COALESCE(later.completed_at, row.completed_at),
+             last_seq = later.last_seq
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[],
+                     $7::timestamptz[], $8::text[], $9::text[], $10::float8[], $11::bigint[],
+                     $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::text[],
+                     $17::timestamptz[])
+              AS later (query_id, last_seq, status, worker, model, attempts, started_at,
+                        response_text, model_used, confidence, latency_ms, finish_reason,
+                        prompt_tokens, completion_tokens, error_code, error_message,
+                        completed_at)
+         WHERE row.query_id = later.query_id",
+    );
+    let done = bind_later(statement, gone_on).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+type Statement = Query<'static, Postgres, PgArguments>;
+
+/// Binds `$1` to `$17`, which both statements have.
+fn bind_later(statement: Statement, rows: &[Row<'_>]) -> Statement {
+    statement
+        .bind(column(rows, |row| row.id))
+        .bind(column(rows, |row| signed(row.last_seq)))
+        .bind(column(rows, |row| row.later.status.map(Status::as_str)))
+        .bind(column(rows, |row| row.later.worker.as_deref()))
+        .bind(column(rows, |row| row.later.model.as_deref()))
+        .bind(column(rows, |row| row.later.attempts.map(i64::from)))
+        .bind(column(rows, |row| row.later.started_at.map(Instant)))
+        .bind(answer(rows, |answer| answer.response_text.as_str()))
+        .bind(answer(rows, |answer| answer.model_used.as_str()))
+        .bind(column(rows, |row| {
+            row.later
+                .answer
+                .as_ref()
+                .and_then(|answer| answer.confidence)
+        }))
+        .bind(answer(rows, |answer| signed(answer.latency_ms)))
+        .bind(answer(rows, |answer| answer.finish_reason.as_str()))
+        .bind(answer(rows, |answer| i64::from(answer.usage.prompt_tokens)))
+        .bind(answer(rows, |answer| {
+            i64::from(answer.usage.completion_tokens)
+        }))
+        .bind(failure(rows, |(code, _)| code.as_str()))
+        .bind(failure(rows, |(_, message)| message.as_str()))
+        .bind(column(rows, |row| row.later.completed_at.map(Instant)))
+}
+
+fn new<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a Submitted) -> T) -> Vec<Option<T>> {
+    column(rows, |row| row.new.as_ref().map(&value))
+}
+
+fn answer<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a Answer) -> T) -> Vec<Option<T>> {
+    column(rows, |row| row.later.answer.as_ref().map(&value))
+}
+
+fn failure<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a (Code, String)) -> T) -> Vec<Option<T>> {
+    column(rows, |row| row.later.failure.as_ref().map(&value))
+}
+
+/// Answers a question.
+pub(crate) async fn query(pool: PgPool, question: Queries) -> Result<QueryPage, sqlx::Error> {
+    match question {
+        Queries::Get { owner, query } => get(&pool, owner, query).await,
+        Queries::List {
+            owner,
+            limit,
+            after,
+            status,
+            operation,
+        } => {
+            let limit = limit.clamp(1, PAGE_ITEMS);
+            let operation = operation.as_deref().map(storable);
+            let rows: Vec<Found> = sqlx::query_as(
+                // Without a place the list begins with the latest that can be, so that the index
+                // is entered by (owner, created_at, query_id) either way.
+                "SELECT query_id, query, operation, status, response_text, model_used, confidence,
+                        latency_ms, file_ids, created_at, completed_at
+                 FROM rm.queries
+                 WHERE owner = $1
+                   AND (created_at, query_id)
+                       < (COALESCE($2, 'infinity'::timestamptz),
+                          COALESCE($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+                   AND ($4::text IS NULL OR status = $4)
+                   AND ($5::text IS NULL OR operation = $5)
+                 ORDER BY created_at DESC, query_id DESC
+                 LIMIT $6",
+            )
+            .bind(owner.uuid())
+            .bind(after.map(|place| Instant(place.created_at)))
+            .bind(after.map(|place| place.query.uuid()))
+            .bind(status.map(Status::as_str))
+            .bind(operation)
+            // One more tells whether there is a next page.
+            .bind(i64::from(limit) + 1)
+            .fetch_all(&pool)
+            .await?;
+            let items = rows
+                .into_iter()
+                .map(Found::item)
+                .collect::<Result<_, _>>()?;
+            Ok(page(items, limit as usize, PAGE_BYTES))
+        }
+    }
+}
+
+async fn get(pool: &PgPool, owner: AccountId, query: QueryId) -> Result<QueryPage, sqlx::Error> {
+    let row: Option<Found> = sqlx::query_as(
+        "SELECT query_id, query, operation, status, response_text, model_used, confidence,
+                latency_ms, file_ids, created_at, completed_at
+         FROM rm.queries WHERE query_id = $1 AND owner = $2",
+    )
+    .bind(query.uuid())
+    .bind(owner.uuid())
+    .fetch_optional(pool)
+    .await?;
+    Ok(QueryPage {
+        items: row.map(Found::item).transpose()?.into_iter().collect(),
+        next: None,
+    })
+}
+
+/// Cuts the list after `limit` items or before `bytes` of JSON, but not before the first item.
+fn page(mut items: Vec<QueryItem>, limit: usize, bytes: usize) -> QueryPage {
+    let mut size = 0;
+    let fitting = items
+        .iter()
+        .take(limit)
+        .take_while(|item| {
+            size += serde_json::to_vec(item).map_or(0, |json| json.len());
+            size <= bytes
+        })
+        .count()
+        .max(1);
+    let more = items.len() > fitting;
+    items.truncate(fitting);
+    QueryPage {
+        next: items.last().filter(|_| more).map(|last| Place {
+            created_at: last.created_at,
+            query: last.query_id,
+        }),
+        items,
+    }
+}
+
+#[derive(FromRow)]
+struct Found {
+    query_id: Uuid,
+    query: String,
+    operation: String,
+    status: String,
+    response_text: Option<String>,
+    model_used: Option<String>,
+    confidence: Option<f64>,
+    latency_ms: Option<i64>,
+    file_ids: Json<Vec<String>>,
+    created_at: Instant,
+    completed_at: Option<Instant>,
+}
+
+impl Found {
+    fn item(self) -> Result<QueryItem, sqlx::Error> {
+        Ok(QueryItem {
+            query_id: QueryId::new(self.query_id),
+            query: self.query,
+            operation: self.operation,
+            status: Status::parse(&self.status)
+                .ok_or_else(|| unreadable("status", &self.status))?,
+            response_text: self.response_text,
+            model_used: self.model_used,
+            confidence: self.confidence,
+            latency_ms: self
+                .latency_ms
+                .and_then(|millis| u64::try_from(millis).ok()),
+            file_references: file_references(self.file_ids.0),
+            created_at: self.created_at.0,
+            completed_at: self.completed_at.map(|at| at.0),
+        })
+    }
+}
+
+/// No view knows the names of files, so that a file goes by its id.
+fn file_references(ids: Vec<String>) -> Option<Vec<FileReference>> {
+    (!ids.is_empty()).then(|| {
+        ids.into_iter()
+            .map(|id| FileReference {
+                filename: id.clone(),
+                file_id: id,
+            })
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::fold;
+    use domain::query::{Submission, Usage};
+
+    fn millis(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn submitted(id: u128) -> Event {
+        Event::Submitted {
+            query: QueryId::new(Uuid::from_u128(id)),
+            owner: AccountId::new(Uuid::from_u128(1)),
+            submission: Submission {
+                text: "Why?".into(),
+                operation: "general".into(),
+                file_ids: vec![],
+                context: None,
+                reference: None,
+            },
+            at: millis(10),
+        }
+    }
+
+    fn started(id: u128, attempt: u32) -> Event {
+        Event::Started {
+            query: QueryId::new(Uuid::from_u128(id)),
+            worker: format!("worker-{attempt}"),
+            model: "demo".into(),
+            attempt,
+            at: millis(20 + i64::from(attempt)),
+        }
+    }
+
+    fn completed(id: u128) -> Event {
+        Event::Completed {
+            query: QueryId::new(Uuid::from_u128(id)),
+            answer: Answer {
+                response_text: "Because\0".into(),
+                model_used: "demo-1".into(),
+                confidence: None,
+                latency_ms: 7,
+                finish_reason: "stop".into(),
+                usage: Usage::default(),
+                chunks: 1,
+            },
+            at: millis(90),
+        }
+    }
+
+    fn failed(id: u128) -> Event {
+        Event::Failed {
+            query: QueryId::new(Uuid::from_u128(id)),
+            code: Code::QueryModelError,
+            message: "m".into(),
+            at: millis(91),
+        }
+    }
+
+    #[test]
+    fn any_split_into_batches_gives_the_same_rows() {
+        let cancelled = Event::Cancelled {
+            query: QueryId::new(Uuid::from_u128(7)),
+            at: millis(30),
+        };
+        let events = [
+            submitted(5),
+            submitted(6),
+            started(5, 1),
+            submitted(7),
+            started(6, 1),
+            started(5, 2),
+            cancelled,
+            completed(5),
+            failed(6),
+        ];
+        let rows = fold::tests::rows_of_every_split(&events, changes, apply);
+        let answered = &rows[&Uuid::from_u128(5)].later;
+        assert_eq!(answered.status, Some(Status::Completed));
+        assert_eq!(answered.attempts, Some(2));
+        assert_eq!(answered.worker.as_deref(), Some("worker-2"));
+        assert_eq!(answered.started_at, Some(millis(21)));
+        assert_eq!(answered.completed_at, Some(millis(90)));
+        let answer = answered.answer.as_ref().unwrap();
+        assert_eq!(answer.response_text, "Because\u{fffd}");
+        let failed = &rows[&Uuid::from_u128(6)].later;
+        assert_eq!(failed.status, Some(Status::Failed));
+        assert!(failed.answer.is_none());
+        let cancelled = &rows[&Uuid::from_u128(7)];
+        assert_eq!(cancelled.later.status, Some(Status::Cancelled));
+        assert_eq!(cancelled.last_seq, 7);
+    }
+
+    #[test]
+    fn a_query_is_submitted_once() {
+        let mut fold = changes();
+        apply(&mut fold, &submitted(5), 1).unwrap();
+        assert!(apply(&mut fold, &submitted(5), 2).is_err());
+    }
+
+    fn item(id: u128) -> QueryItem {
+        QueryItem {
+            query_id: QueryId::new(Uuid::from_u128(id)),
+            query: "q".repeat(1000),
+            operation: "general".into(),
+            status: Status::Queued,
+            response_text: None,
+            model_used: None,
+            confidence: None,
+            latency_ms: None,
+            file_references: file_references(vec![]),
+            created_at: millis(5),
+            completed_at: None,
+        }
+    }
+
+    #[test]
+    fn a_page_ends_at_its_limit_or_its_size() {
+        let items = || (0..4).map(item).collect::<Vec<_>>();
+        let next = |page: &QueryPage| page.next.map(|place| place.query);
+        let id = |id| Some(QueryId::new(Uuid::from_u128(id)));
+        let whole = page(items(), 4, 1 << 20);
+        assert_eq!((whole.items.len(), next(&whole)), (4, None));
+        let short = page(items(), 3, 1 << 20);
+        assert_eq!((short.items.len(), next(&short)), (3, id(2)));
+        let small = page(items(), 4, 3000);
+        assert_eq!((small.items.len(), next(&small)), (2, id(1)));
+        let one = page(items(), 4, 10);
+        assert_eq!((one.items.len(), next(&one)), (1, id(0)));
+        assert_eq!(page(vec![], 4, 10), QueryPage::default());
+    }
+
+    #[test]
+    fn no_files_are_null() {
+        assert_eq!(file_references(vec![]), None);
+        let named = file_references(vec!["a".into()]).unwrap();
+        assert_eq!(named[0].file_id, "a");
+    }
+}
