@@ -1,0 +1,198 @@
+//! What endpoints share.
+
+use crate::{
+    Config,
+    consistency::LastWrites,
+    edge::{Call, cors::Origins},
+    hub::Hub,
+    keys::Keys,
+    metrics::Metrics,
+    socket::Counted,
+    tokens::Tokens,
+};
+use domain::{
+    Actor, Timestamp,
+    id::{AccountId, CommandId, QueryId},
+    subject::View,
+    wire::{
+        command::{Body, Outcome, Reply, Request},
+        error::Failure,
+        rest::{QueryItem, User},
+        view,
+    },
+};
+use infra::{
+    bus::{Commands, Views},
+    lifecycle::Lifecycle,
+    revocations::Revocations,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{ops::Deref, sync::Arc};
+
+/// How long a caller waits for a command to be decided, in milliseconds.
+const COMMAND_WAIT_MILLIS: i64 = 5_000;
+/// How long a caller waits for a view: the projection's own patience and some for the way.
+const VIEW_WAIT_MILLIS: i64 = domain::limits::READ_WAIT_MILLIS as i64 + 500;
+
+/// Shared by everything that the gateway runs.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) nats: async_nats::Client,
+    pub(crate) commands: Commands,
+    pub(crate) views: Views,
+    pub(crate) tokens: Tokens,
+    pub(crate) revocations: Revocations,
+    pub(crate) writes: LastWrites,
+    pub(crate) hub: Hub,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) origins: Origins,
+    pub(crate) sockets: Arc<Counted>,
+    pub(crate) socket_config: crate::Sockets,
+    pub(crate) min_client_version: String,
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl App {
+    pub(crate) fn new(
+        config: &Config,
+        keys: Keys,
+        nats: async_nats::Client,
+        lifecycle: Lifecycle,
+    ) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let tokens = infra::tokens::Tokens::new(nats.clone());
+        Self(Arc::new(Shared {
+            commands: Commands::new(nats.clone()),
+            views: Views::new(nats.clone()),
+            tokens: Tokens::new(keys),
+            revocations: Revocations::watch(&nats, &lifecycle),
+            writes: LastWrites::new(),
+            hub: Hub::new(nats.clone(), tokens, metrics.clone(), lifecycle.clone()),
+            metrics,
+            origins: Origins::new(config.origins()),
+            sockets: Arc::new(Counted::new(config.sockets.per_user)),
+            socket_config: config.sockets.clone(),
+            min_client_version: config.min_client_version.clone(),
+            lifecycle,
+            nats,
+        }))
+    }
+
+    /// Gives a command and waits for what comes of it. A user's next read reflects it.
+    ///
+    /// # Errors
+    /// The refusal, or that nothing is known.
+    pub(crate) async fn order(
+        &self,
+        call: &Call,
+        actor: Actor,
+        id: CommandId,
+        body: Body,
+    ) -> Result<Outcome, Failure> {
+        let giver = match &actor {
+            Actor::User(user) => Some(*user),
+            Actor::Anonymous | Actor::Worker(_) => None,
+        };
+        let request = Request {
+            id,
+            actor,
+            request_id: call.request_id.to_string(),
+            traceparent: call.traceparent.clone(),
+            deadline: infra::clock::now().plus_millis(COMMAND_WAIT_MILLIS),
+            body,
+        };
+        match self.commands.send(&request).await {
+            Reply::Accepted { seq, outcome } => {
+                let writer = match &outcome {
+                    Outcome::SignedIn { user, .. } => Some(user.id),
+                    Outcome::SignedOut | Outcome::Query { .. } => giver,
+                };
+                if let Some(writer) = writer {
+                    self.writes.record(writer, seq);
+                }
+                Ok(outcome)
+            }
+            Reply::Refused { failure } => Err(failure),
+            Reply::Unavailable => Err(Failure::unavailable()),
+        }
+    }
+
+    /// Asks a view for what `user` may see, at least as new as the user's last write.
+    ///
+    /// # Errors
+    /// When the view cannot answer now.
+    pub(crate) async fn ask<Q, R>(
+        &self,
+        call: &Call,
+        user: AccountId,
+        view: View,
+        question: Q,
+    ) -> Result<R, Failure>
+    where
+        Q: Serialize + Sync,
+        R: DeserializeOwned,
+    {
+        let request = view::Request {
+            at_least: self.writes.of(user),
+            deadline: infra::clock::now().plus_millis(VIEW_WAIT_MILLIS),
+            request_id: call.request_id.to_string(),
+            question,
+        };
+        match self.views.ask(view, &request).await {
+            view::Reply::Found { result, .. } => Ok(result),
+            view::Reply::Unavailable => Err(Failure::unavailable()),
+        }
+    }
+
+    /// A person, if there is one.
+    ///
+    /// # Errors
+    /// When the view cannot answer now.
+    pub(crate) async fn account(
+        &self,
+        call: &Call,
+        account: AccountId,
+    ) -> Result<Option<User>, Failure> {
+        let question = view::Accounts::Get { account };
+        self.ask::<_, view::AccountFound>(call, account, View::Accounts, question)
+            .await
+    }
+
+    /// A query, if it is this person's.
+    ///
+    /// # Errors
+    /// When the view cannot answer now.
+    pub(crate) async fn query(
+        &self,
+        call: &Call,
+        owner: AccountId,
+        query: QueryId,
+    ) -> Result<Option<QueryItem>, Failure> {
+        let question = view::Queries::Get { owner, query };
+        let page: view::QueryPage = self.ask(call, owner, View::Queries, question).await?;
+        Ok(page.items.into_iter().next())
+    }
+
+    /// Whether the read models answer.
+    pub(crate) async fn reads_work(&self, deadline: Timestamp) -> bool {
+        let nobody = AccountId::new(uuid::Uuid::nil());
+        let request = view::Request {
+            at_least: 0,
+            deadline,
+            request_id: "readiness".into(),
+            question: view::Accounts::Get { account: nobody },
+        };
+        let reply: view::Reply<view::AccountFound> = self.views.ask(View::Accounts, &request).await;
+        matches!(reply, view::Reply::Found { .. })
+    }
+}

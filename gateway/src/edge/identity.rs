@@ -1,0 +1,80 @@
+//! Who calls: the bearer token of a request.
+
+use super::Error;
+use crate::{app::App, tokens};
+use axum::extract::FromRequestParts;
+use domain::{
+    id::{AccountId, SessionId},
+    wire::error::Failure,
+};
+use http::{HeaderMap, header, request::Parts};
+
+/// A signed-in caller. As an extractor it refuses everybody else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) user: AccountId,
+    pub(crate) session: SessionId,
+}
+
+impl Identity {
+    /// Checks an access token: signature, `exp`, `type`, revocation.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(crate) fn of_token(app: &App, token: &str) -> Result<Self, Failure> {
+        let access = app.tokens.access(token, infra::clock::now())?;
+        // Until the list of revocations has been read once, a revoked token would pass.
+        if !app.revocations.is_synced() {
+            return Err(Failure::unavailable());
+        }
+        if app.revocations.is_revoked(access.session.uuid()) {
+            return Err(tokens::revoked());
+        }
+        Ok(Self {
+            user: access.user,
+            session: access.session,
+        })
+    }
+
+    pub(crate) fn is_revoked(self, app: &App) -> bool {
+        app.revocations.is_revoked(self.session.uuid())
+    }
+}
+
+impl FromRequestParts<App> for Identity {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        let token = bearer(&parts.headers)
+            .ok_or_else(|| tokens::invalid("Authorization header is missing or malformed"))?;
+        Ok(Self::of_token(app, token)?)
+    }
+}
+
+/// The token of an `Authorization: Bearer` header.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn only_a_bearer_header_has_a_token() {
+        let of = |text| {
+            let headers =
+                HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(text))]);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(of("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(of("bearer  abc").as_deref(), Some("abc"));
+        assert_eq!(of("Basic abc"), None);
+        assert_eq!(of("Bearer "), None);
+        assert_eq!(of("abc"), None);
+    }
+}

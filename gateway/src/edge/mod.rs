@@ -1,0 +1,15 @@
+//! What every request passes before and after its endpoint.
+
+pub(crate) mod cors;
+pub(crate) mod error;
+pub(crate) mod identity;
+pub(crate) mod json;
+pub(crate) mod params;
+pub(crate) mod request_id;
+pub(crate) mod seal;
+
+pub(crate) use error::Error;
+pub(crate) use identity::Identity;
+pub(crate) use json::{Body, Fields};
+pub(crate) use params::Params;
+pub(crate) use request_id::Call;

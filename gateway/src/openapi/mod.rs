@@ -1,0 +1,358 @@
+//! The OpenAPI 3.1 document: every endpoint's [`Doc`] and the schemas in `schemas.json`, which
+//! tests compare with what is really sent.
+
+use crate::router::DOCS;
+use domain::wire::error::Code;
+use std::collections::BTreeMap;
+use utoipa::openapi::{
+    Components, Content, Info, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr, Required,
+    Response, ResponseBuilder, Schema,
+    path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
+    request_body::RequestBodyBuilder,
+    schema::{ComponentsBuilder, ObjectBuilder, Type},
+    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
+
+const SCHEMAS: &str = include_str!("schemas.json");
+
+/// What an endpoint is for. The errors that every endpoint of its kind has are added.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Doc {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    summary: &'static str,
+    signed_in: bool,
+    parameters: &'static [&'static str],
+    headers: &'static [&'static str],
+    takes: Option<&'static str>,
+    answers: (u16, &'static str),
+    refuses: &'static [Code],
+}
+
+/// The methods in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Get,
+    Post,
+}
+
+impl Method {
+    #[cfg(test)]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+}
+
+impl Doc {
+    const fn new(method: Method, path: &'static str, summary: &'static str) -> Self {
+        Self {
+            method,
+            path,
+            summary,
+            signed_in: false,
+            parameters: &[],
+            headers: &[],
+            takes: None,
+            answers: (200, "AnyObject"),
+            refuses: &[],
+        }
+    }
+
+    pub(crate) const fn get(path: &'static str, summary: &'static str) -> Self {
+        Self::new(Method::Get, path, summary)
+    }
+
+    pub(crate) const fn post(path: &'static str, summary: &'static str) -> Self {
+        Self::new(Method::Post, path, summary)
+    }
+
+    /// Needs a bearer token.
+    pub(crate) const fn signed_in(mut self) -> Self {
+        self.signed_in = true;
+        self
+    }
+
+    /// Optional parameters of the URL's query.
+    pub(crate) const fn parameters(mut self, names: &'static [&'static str]) -> Self {
+        self.parameters = names;
+        self
+    }
+
+    /// Optional headers.
+    pub(crate) const fn headers(mut self, names: &'static [&'static str]) -> Self {
+        self.headers = names;
+        self
+    }
+
+    /// A JSON body of this schema.
+    pub(crate) const fn takes(mut self, schema: &'static str) -> Self {
+        self.takes = Some(schema);
+        self
+    }
+
+    /// A JSON answer of this schema.
+    pub(crate) const fn answers(mut self, status: u16, schema: &'static str) -> Self {
+        self.answers = (status, schema);
+        self
+    }
+
+    /// Errors of its own.
+    pub(crate) const fn refuses(mut self, codes: &'static [Code]) -> Self {
+        self.refuses = codes;
+        self
+    }
+
+    fn codes(&self) -> Vec<Code> {
+        let mut codes = self.refuses.to_vec();
+        if self.signed_in {
+            codes.extend([Code::AuthTokenInvalid, Code::AuthTokenExpired]);
+        }
+        if self.takes.is_some() {
+            codes.extend([
+                Code::ValidationInvalidFormat,
+                Code::ValidationError,
+                Code::ValidationTooLarge,
+            ]);
+        }
+        if !self.parameters.is_empty() {
+            codes.push(Code::ValidationInvalidFormat);
+        }
+        codes.extend([Code::SystemInternalError, Code::SystemUnavailable]);
+        codes.dedup();
+        codes
+    }
+
+    fn operation(&self) -> Operation {
+        let mut operation = OperationBuilder::new()
+            .summary(Some(self.summary))
+            .operation_id(Some(operation_id(self.method, self.path)));
+        for segment in self.path.split('/') {
+            if let Some(name) = segment.strip_prefix('{') {
+                let name = name.trim_end_matches('}');
+                operation = operation.parameter(parameter(name, ParameterIn::Path));
+            }
+        }
+        for name in self.parameters {
+            operation = operation.parameter(parameter(name, ParameterIn::Query));
+        }
+        for name in self.headers {
+            operation = operation.parameter(parameter(name, ParameterIn::Header));
+        }
+        if let Some(schema) = self.takes {
+            let body = RequestBodyBuilder::new()
+                .required(Some(Required::True))
+                .content("application/json", content(schema))
+                .build();
+            operation = operation.request_body(Some(body));
+        }
+        if self.signed_in {
+            let bearer = SecurityRequirement::new("bearer", Vec::<String>::new());
+            operation = operation.security(bearer);
+        }
+        let (status, schema) = self.answers;
+        operation = operation.response(status.to_string(), answer(status, schema));
+        for (status, codes) in by_status(&self.codes()) {
+            operation = operation.response(status.to_string(), error(&codes));
+        }
+        operation.build()
+    }
+}
+
+/// The document.
+pub(crate) fn document() -> OpenApi {
+    let mut paths: BTreeMap<&str, PathItem> = BTreeMap::new();
+    for doc in DOCS {
+        let method = match doc.method {
+            Method::Get => HttpMethod::Get,
+            Method::Post => HttpMethod::Post,
+        };
+        let item = PathItem::new(method, doc.operation());
+        match paths.get_mut(doc.path) {
+            Some(known) => known.merge_operations(item),
+            None => {
+                paths.insert(doc.path, item);
+            }
+        }
+    }
+    let paths = paths
+        .into_iter()
+        .fold(Paths::new(), |mut all, (path, item)| {
+            all.paths.insert(path.into(), item);
+            all
+        });
+    OpenApiBuilder::new()
+        .info(Info::new("Amaima", env!("CARGO_PKG_VERSION")))
+        .paths(paths)
+        .components(Some(components()))
+        .build()
+}
+
+fn components() -> Components {
+    let schemas: BTreeMap<String, RefOr<Schema>> =
+        serde_json::from_str(SCHEMAS).unwrap_or_default();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("JWT")
+        .build();
+    ComponentsBuilder::new()
+        .schemas_from_iter(schemas)
+        .security_scheme("bearer", SecurityScheme::Http(bearer))
+        .build()
+}
+
+fn content(schema: &str) -> Content {
+    Content::new(Some(Ref::from_schema_name(schema)))
+}
+
+fn answer(status: u16, schema: &str) -> Response {
+    let response = ResponseBuilder::new();
+    match (status, schema) {
+        (101, _) => response.description("The socket is open"),
+        (_, "EventStream") => response
+            .description("Server-sent events")
+            .content("text/event-stream", content("EventStream")),
+        _ => response
+            .description("Done")
+            .content("application/json", content(schema)),
+    }
+    .build()
+}
+
+fn error(codes: &[Code]) -> Response {
+    let names: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
+    ResponseBuilder::new()
+        .description(names.join(", "))
+        .content("application/json", content("Error"))
+        .build()
+}
+
+fn by_status(codes: &[Code]) -> BTreeMap<u16, Vec<Code>> {
+    let mut statuses: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in codes {
+        let known = statuses.entry(code.status()).or_default();
+        if !known.contains(code) {
+            known.push(*code);
+        }
+    }
+    statuses
+}
+
+fn parameter(name: &str, place: ParameterIn) -> Parameter {
+    let kind = match name {
+        "limit" | "from_seq" => Type::Integer,
+        _ => Type::String,
+    };
+    let required = match place {
+        ParameterIn::Path => Required::True,
+        _ => Required::False,
+    };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .schema(Some(ObjectBuilder::new().schema_type(kind)))
+        .build()
+}
+
+fn operation_id(method: Method, path: &str) -> String {
+    let mut id = match method {
+        Method::Get => "get".to_owned(),
+        Method::Post => "post".to_owned(),
+    };
+    for word in path.split(|c: char| !c.is_ascii_alphanumeric()) {
+        if !word.is_empty() && word != "v1" {
+            id.push('_');
+            id.push_str(word);
+        }
+    }
+    id
+}
+
+/// A user to show.
+#[cfg(test)]
+pub(crate) fn example_user() -> domain::wire::rest::User {
+    serde_json::from_value(serde_json::json!({
+        "id": "3f2c0000-0000-4000-8000-000000000001",
+        "email": "mia@example.com",
+        "name": "Mia Berg",
+        "is_active": true,
+        "subscription_tier": "free",
+        "created_at": "2025-03-04T09:15:00.000Z",
+    }))
+    .unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn value() -> Value {
+        serde_json::to_value(document()).unwrap()
+    }
+
+    #[test]
+    fn every_route_is_there_with_its_errors() {
+        let document = value();
+        assert_eq!(document["openapi"], "3.1.0");
+        let known = document["components"]["schemas"].as_object().unwrap();
+        let mut ids = std::collections::HashSet::new();
+        for doc in DOCS {
+            let method = doc.method.as_str().to_lowercase();
+            let operation = &document["paths"][doc.path][method];
+            assert!(operation.is_object(), "{}", doc.path);
+            assert!(
+                ids.insert(operation["operationId"].to_string()),
+                "{}",
+                doc.path
+            );
+            for code in doc.codes() {
+                let response = &operation["responses"][code.status().to_string()];
+                let text = response["description"].as_str().unwrap();
+                assert!(text.contains(code.as_str()), "{}: {text}", doc.path);
+            }
+            assert_eq!(operation["security"].is_array(), doc.signed_in);
+            for schema in doc.takes.into_iter().chain([doc.answers.1]) {
+                assert!(known.contains_key(schema), "{schema}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = value();
+        let text = document.to_string();
+        for reference in text.split("\"#").skip(1) {
+            let pointer = &reference[..reference.find('"').unwrap()];
+            assert!(document.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+
+    /// Compares a schema's properties with an example of what is sent.
+    fn same_keys(schema: &str, example: &Value) {
+        let schemas: Value = serde_json::from_str(SCHEMAS).unwrap();
+        let mut listed: Vec<&String> = schemas[schema]["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .collect();
+        let mut sent: Vec<&String> = example.as_object().unwrap().keys().collect();
+        listed.sort();
+        sent.sort();
+        assert_eq!(listed, sent, "{schema}");
+    }
+
+    #[test]
+    fn schemas_have_the_keys_that_are_sent() {
+        same_keys("User", &serde_json::to_value(example_user()).unwrap());
+        let item: domain::wire::rest::QueryItem = serde_json::from_value(json!({
+            "query_id": "3f2c0000-0000-4000-8000-000000000001", "query": "", "operation": "",
+            "status": "queued", "created_at": "2025-03-04T09:15:00.000Z",
+        }))
+        .unwrap();
+        same_keys("QueryItem", &serde_json::to_value(item).unwrap());
+    }
+}

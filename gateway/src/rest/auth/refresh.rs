@@ -1,0 +1,50 @@
+//! `POST /v1/auth/refresh`: exchanges a refresh token for a new pair. An `Authorization` header is
+//! not looked at.
+
+use super::{TokenBody, token_body};
+use crate::{
+    app::App,
+    edge::{self, Call, Error, Fields},
+    openapi::Doc,
+    tokens,
+};
+use axum::{Json, extract::State};
+use domain::{
+    Actor,
+    id::CommandId,
+    wire::{command::Body, error::Code},
+};
+
+pub(crate) const DOC: Doc = Doc::post(
+    "/v1/auth/refresh",
+    "Exchange a refresh token for a new pair",
+)
+.takes("RefreshToken")
+.answers(200, "TokenBody")
+.refuses(&[
+    Code::AuthTokenExpired,
+    Code::AuthTokenInvalid,
+    Code::AuthUserNotFound,
+]);
+
+pub(crate) async fn handle(
+    State(app): State<App>,
+    call: Call,
+    body: edge::Body,
+) -> Result<Json<TokenBody>, Error> {
+    let mut fields = Fields::of(&body);
+    let token = fields.required_text("refresh_token");
+    fields.finish()?;
+    let good = app.tokens.refresh(token, infra::clock::now())?;
+    if app.revocations.is_revoked(good.session.uuid()) {
+        return Err(tokens::revoked().into());
+    }
+    // A superseded `jti` is not refused here: the session must learn that it was used again.
+    let command = Body::Refresh {
+        session: good.session,
+        refresh: good.refresh,
+    };
+    let id = CommandId::new(infra::clock::fresh_id());
+    let outcome = app.order(&call, Actor::Anonymous, id, command).await?;
+    Ok(token_body(&app, &call, outcome)?)
+}

@@ -1,0 +1,46 @@
+//! `POST /v1/queries/{id}/cancel`
+
+use super::parse;
+use crate::{
+    app::App,
+    edge::{Call, Error, Identity},
+    openapi::Doc,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use domain::{
+    Actor,
+    id::{CommandId, QueryId},
+    wire::{command::Body, error::Code},
+};
+use serde::Serialize;
+
+pub(crate) const DOC: Doc = Doc::post("/v1/queries/{id}/cancel", "End a query without an answer")
+    .signed_in()
+    .answers(200, "Cancelled")
+    .refuses(&[Code::NotFound, Code::Conflict]);
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Cancelled {
+    query_id: QueryId,
+    status: &'static str,
+}
+
+pub(crate) async fn handle(
+    State(app): State<App>,
+    call: Call,
+    identity: Identity,
+    Path(id): Path<String>,
+) -> Result<Json<Cancelled>, Error> {
+    let query = parse(&id)?;
+    let id = CommandId::new(infra::clock::fresh_id());
+    let actor = Actor::User(identity.user);
+    app.order(&call, actor, id, Body::CancelQuery { query })
+        .await?;
+    Ok(Json(Cancelled {
+        query_id: query,
+        status: "cancelled",
+    }))
+}

@@ -1,0 +1,53 @@
+//! `GET /v1/queries/{id}/events`: what a socket would have been told so far.
+
+use super::{Source, follow, parse};
+use crate::{
+    app::App,
+    edge::{Call, Error, Identity, Params},
+    hub::Entry,
+    openapi::Doc,
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use domain::wire::error::Code;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+pub(crate) const DOC: Doc = Doc::get("/v1/queries/{id}/events", "The updates of a query so far")
+    .signed_in()
+    .parameters(&["from_seq"])
+    .answers(200, "QueryEvents")
+    .refuses(&[Code::NotFound]);
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Event {
+    seq: u32,
+    data: Box<RawValue>,
+}
+
+pub(crate) async fn handle(
+    State(app): State<App>,
+    call: Call,
+    identity: Identity,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Json<Vec<Event>>, Error> {
+    let query = parse(&id)?;
+    let from_seq = params.parsed("from_seq")?.unwrap_or(0);
+    let bell = Arc::new(Notify::new());
+    let entries = match follow(&app, &call, identity.user, query, bell).await? {
+        Source::Stream(follower) => follower.after(from_seq, usize::MAX),
+        Source::Ended(item) => vec![Entry::ending(&item, from_seq)],
+    };
+    let events = entries.into_iter().filter_map(|entry| {
+        Some(Event {
+            seq: entry.seq,
+            data: RawValue::from_string(entry.data().to_owned()).ok()?,
+        })
+    });
+    Ok(Json(events.collect()))
+}

@@ -1,0 +1,270 @@
+//! `POST /v1/query`: asks, and waits for the answer.
+
+use super::{Source, follow};
+use crate::{
+    app::App,
+    ask,
+    edge::{self, Call, Error, Fields, Identity},
+    openapi::Doc,
+};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use domain::{
+    id::QueryId,
+    limits,
+    query::Status,
+    wire::{
+        command::Via,
+        error::{Code, Failure},
+        rest::{FileReference, QueryItem},
+        socket::SubmitQuery,
+        token::Terminal,
+    },
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Serialize;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Notify;
+
+pub(crate) const DOC: Doc = Doc::post("/v1/query", "Ask, and wait for the answer")
+    .signed_in()
+    .takes("Submission")
+    .answers(200, "QueryAnswer")
+    .headers(&["Idempotency-Key", "Prefer"])
+    .refuses(&[
+        Code::FileNotFound,
+        Code::Conflict,
+        Code::QueryTimeout,
+        Code::QueryProcessingError,
+        Code::QueryModelError,
+        Code::QueryRoutingError,
+    ]);
+
+/// Calls that wait while the gateway stops are answered this long after it began to.
+const STOP_WAIT: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    query_id: QueryId,
+    response_text: String,
+    model_used: String,
+    confidence: Option<f64>,
+    latency_ms: u64,
+    supports_streaming: bool,
+    file_references: Option<Vec<FileReference>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Queued {
+    query_id: QueryId,
+    status: &'static str,
+    supports_streaming: bool,
+}
+
+pub(crate) async fn handle(
+    State(app): State<App>,
+    call: Call,
+    identity: Identity,
+    headers: HeaderMap,
+    body: edge::Body,
+) -> Result<Response, Error> {
+    let key = idempotency_key(&headers)?;
+    let (sent, problems) = read(&body);
+    let draft = ask::check(identity.user, sent, key, problems)?;
+    let known = ask::submit(&app, &call, identity.user, Via::Rest, draft).await?;
+    if prefers_async(&headers) {
+        let queued = Queued {
+            query_id: known.query,
+            status: "queued",
+            supports_streaming: true,
+        };
+        let applied = [("preference-applied", "respond-async")];
+        return Ok((StatusCode::ACCEPTED, applied, Json(queued)).into_response());
+    }
+    let answer = wait(&app, &call, identity, known.query).await?;
+    Ok(Json(answer).into_response())
+}
+
+async fn wait(
+    app: &App,
+    call: &Call,
+    identity: Identity,
+    query: QueryId,
+) -> Result<Answer, Failure> {
+    let patience = Duration::from_millis(limits::QUERY_WAIT_MILLIS);
+    let end = async {
+        let source = follow(app, call, identity.user, query, Arc::new(Notify::new())).await?;
+        match source {
+            Source::Stream(follower) => ended(query, &follower.ended().await.0),
+            Source::Ended(item) => of_item(*item),
+        }
+    };
+    let stopped = async {
+        app.lifecycle.stopping().await;
+        tokio::time::sleep(STOP_WAIT).await;
+    };
+    tokio::select! {
+        answer = tokio::time::timeout(patience, end) => answer.unwrap_or_else(|_| {
+            let message = "The query did not complete in time";
+            Err(Failure::new(Code::QueryTimeout, message))
+        }),
+        () = stopped => Err(Failure::unavailable()),
+    }
+}
+
+fn ended(query: QueryId, terminal: &Terminal) -> Result<Answer, Failure> {
+    match terminal {
+        Terminal::Completed { answer } => Ok(Answer {
+            query_id: query,
+            response_text: answer.response_text.clone(),
+            model_used: answer.model_used.clone(),
+            confidence: answer.confidence,
+            latency_ms: answer.latency_ms,
+            supports_streaming: true,
+            file_references: None,
+        }),
+        Terminal::Failed { code, message } => Err(Failure::new(*code, message.clone())),
+        Terminal::Cancelled => Err(cancelled()),
+    }
+}
+
+/// From the read model, for a query whose stream has expired.
+fn of_item(item: QueryItem) -> Result<Answer, Failure> {
+    match item.status {
+        Status::Completed => Ok(Answer {
+            query_id: item.query_id,
+            response_text: item.response_text.unwrap_or_default(),
+            model_used: item.model_used.unwrap_or_default(),
+            confidence: item.confidence,
+            latency_ms: item.latency_ms.unwrap_or_default(),
+            supports_streaming: true,
+            file_references: item.file_references,
+        }),
+        Status::Cancelled => Err(cancelled()),
+        Status::Failed | Status::Queued | Status::Processing | Status::Streaming => {
+            Err(Failure::new(Code::QueryProcessingError, "The query failed"))
+        }
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::new(Code::Conflict, "The query was cancelled")
+}
+
+/// Reads the body's fields; what is wrong with them comes beside.
+fn read(body: &edge::Body) -> (SubmitQuery, Vec<domain::wire::error::Detail>) {
+    let mut fields = Fields::of(body);
+    let mut own = |name| fields.text(name).map(str::to_owned);
+    let (query, operation) = (own("query"), own("operation"));
+    let query_id = own("query_id").or_else(|| own("queryId"));
+    let file_ids = Some(fields.texts("file_ids"));
+    let context = fields
+        .object("context")
+        .or_else(|| fields.object("metadata"))
+        .cloned();
+    let sent = SubmitQuery {
+        query,
+        operation,
+        query_id,
+        file_ids,
+        context,
+    };
+    (sent, fields.problems)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value.to_str().ok().map(str::trim);
+    match key {
+        Some("") => Ok(None),
+        Some(key) if key.len() <= limits::KEY_CHARS => Ok(Some(key)),
+        Some(_) | None => Err(Error::bad_parameter(
+            "Idempotency-Key",
+            "must be at most 128 ASCII characters",
+        )),
+    }
+}
+
+/// RFC 7240: preferences are separated by commas and may have parameters.
+fn prefers_async(headers: &HeaderMap) -> bool {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value: &HeaderValue| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|preference| preference.split(';').next())
+        .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn body(value: serde_json::Value) -> edge::Body {
+        let serde_json::Value::Object(object) = value else {
+            unreachable!()
+        };
+        edge::Body(object)
+    }
+
+    #[test]
+    fn synonyms_are_read() {
+        let (sent, problems) = read(&body(
+            json!({"query": "Why?", "queryId": "q", "metadata": {"source": "android"}}),
+        ));
+        assert_eq!(problems, []);
+        assert_eq!(sent.query_id.as_deref(), Some("q"));
+        assert_eq!(sent.context, Some(json!({"source": "android"})));
+        let (_, problems) = read(&body(json!({"query": 5, "file_ids": "x", "context": 1})));
+        let fields: Vec<_> = problems.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(fields, ["query", "file_ids", "context"]);
+    }
+
+    #[test]
+    fn headers_are_understood() {
+        let with = |name: &'static str, value: &str| {
+            let value = HeaderValue::from_str(value).unwrap();
+            HeaderMap::from_iter([(http::HeaderName::from_static(name), value)])
+        };
+        assert!(prefers_async(&with("prefer", "wait=5, Respond-Async; x=1")));
+        assert!(!prefers_async(&with("prefer", "respond-asynchronously")));
+        let key = |value: &str| {
+            idempotency_key(&with("idempotency-key", value))
+                .map(|key| key.map(str::to_owned))
+                .ok()
+        };
+        assert_eq!(key("k1"), Some(Some("k1".into())));
+        assert_eq!(key(" "), Some(None));
+        assert_eq!(key(&"k".repeat(129)), None);
+    }
+
+    #[test]
+    fn the_answer_has_the_contracts_keys() {
+        let answer = Answer {
+            query_id: QueryId::new(uuid::Uuid::from_u128(9)),
+            response_text: "…".into(),
+            model_used: "m".into(),
+            confidence: Some(0.95),
+            latency_ms: 150,
+            supports_streaming: true,
+            file_references: None,
+        };
+        insta::assert_json_snapshot!(answer);
+        let failed = Terminal::Failed {
+            code: Code::QueryModelError,
+            message: "The model failed".into(),
+        };
+        let query = QueryId::new(uuid::Uuid::nil());
+        assert_eq!(ended(query, &failed).unwrap_err().code.status(), 502);
+        assert_eq!(
+            ended(query, &Terminal::Cancelled).unwrap_err().code,
+            Code::Conflict
+        );
+    }
+}
