@@ -1,1 +1,34 @@
-//! Placeholder while the workspace is laid out.
+//! The project's own inference engine: a Hugging Face model directory in, streams of tokens out.
+//!
+//! It knows nothing of jobs, brokers or users; `inference-worker` puts it between them. A
+//! generation flows through it like this:
+//!
+//! 1. [`Engine::chat_prompt`] renders the messages ([`chat_template`]) and turns them into ids
+//!    ([`tokenizer`]).
+//! 2. [`Engine::submit`] checks the request and puts it into the bounded queue of the
+//!    scheduler, whose one thread owns the [`backend`].
+//! 3. In rounds, each active generation gets one turn: a chunk of its prompt, or one token. The
+//!    [`sampler`] picks the token, the [`detokenizer`] says which text is final with it, and both
+//!    go into the generation's channel.
+//! 4. The consumer reads [`Item`]s from its [`Generation`] until the one [`Item::End`].
+//!
+//! To add an architecture, teach [`model`] its config and tensors; to add a device, implement
+//! [`backend::Backend`]. The CPU backend is the reference that others are compared with.
+
+pub mod backend;
+pub mod chat_template;
+pub mod detokenizer;
+mod engine;
+mod error;
+mod files;
+mod generation;
+pub mod model;
+pub mod sampler;
+mod scheduler;
+pub mod tokenizer;
+mod wake;
+
+pub use chat_template::Message;
+pub use engine::{Engine, ModelCard, Options};
+pub use error::Error;
+pub use generation::{Finish, Generation, Item, Request, Sampling, Usage};

@@ -1,0 +1,195 @@
+//! Turns a conversation into the prompt that the model was trained on.
+//!
+//! Templates are the Jinja sources that model directories ship, rendered as the `transformers`
+//! library does: blocks trimmed, Python string methods available, `raise_exception` to refuse.
+//! See <https://huggingface.co/docs/transformers/chat_templating>.
+
+use std::fmt;
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value, context};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::files::read_text;
+use crate::tokenizer::{Tokenizer, TokenizerConfig};
+
+const NAME: &str = "chat";
+
+/// Used where a model directory has no template: one line per message, named by its role.
+const PLAIN: &str = "\
+{%- for message in messages -%}
+{{ message.role }}: {{ message.content | trim }}
+{% endfor -%}
+{%- if add_generation_prompt -%}assistant:{%- endif -%}";
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user` or `assistant`, as far as the template knows them.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+/// A compiled template together with the special tokens that it may print.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+    /// The plain default prints no special tokens, so the tokenizer has to add its own.
+    plain: bool,
+}
+
+impl fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatTemplate")
+            .field("plain", &self.plain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ChatTemplate {
+    /// Takes the template from `chat_template.jinja`, else from `chat_template` of
+    /// tokenizer_config.json (the one named `default` where there are several), else the plain
+    /// one.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Json`], or [`Error::ChatTemplate`] when it does not compile.
+    pub fn load(dir: &Path, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        let path = dir.join("chat_template.jinja");
+        let config = tokenizer.config();
+        let source = match path.exists() {
+            true => Some(read_text(&path)?),
+            false => config.chat_template().map(str::to_owned),
+        };
+        Self::compile(source, config)
+    }
+
+    fn compile(source: Option<String>, config: &TokenizerConfig) -> Result<Self, Error> {
+        let mut environment = Environment::new();
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .map_err(Error::ChatTemplate)?,
+        );
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |reason: String| -> Result<Value, _> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
+        });
+        let plain = source.is_none();
+        environment
+            .add_template_owned(NAME, source.unwrap_or_else(|| PLAIN.to_owned()))
+            .map_err(Error::ChatTemplate)?;
+        Ok(Self {
+            environment,
+            bos_token: config.bos_token().unwrap_or_default().to_owned(),
+            eos_token: config.eos_token().unwrap_or_default().to_owned(),
+            plain,
+        })
+    }
+
+    /// The rendered conversation, ending where the assistant's next answer begins.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] where the template fails or calls `raise_exception`.
+    pub fn render(&self, messages: &[Message]) -> Result<String, Error> {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|message| context! { role => &message.role, content => &message.content })
+            .collect();
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| {
+                template.render(context! {
+                    messages,
+                    add_generation_prompt => true,
+                    bos_token => &self.bos_token,
+                    eos_token => &self.eos_token,
+                })
+            })
+            .map_err(Error::ChatTemplate)
+    }
+
+    /// The ids of the rendered conversation; special tokens inside the contents are removed
+    /// before rendering.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), and [`Error::Tokenizer`].
+    pub fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, Error> {
+        let messages: Vec<Message> = messages
+            .iter()
+            .map(|message| Message {
+                role: tokenizer.without_special_tokens(&message.role),
+                content: tokenizer.without_special_tokens(&message.content),
+            })
+            .collect();
+        let text = self.render(&messages)?;
+        match self.plain {
+            true => tokenizer.encode_whole(&text),
+            false => tokenizer.encode(&text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(source: Option<&str>) -> ChatTemplate {
+        let config = serde_json::from_str(r#"{"bos_token":"<s>","eos_token":{"content":"</s>"}}"#)
+            .expect("a tokenizer config");
+        ChatTemplate::compile(source.map(str::to_owned), &config).expect("a template")
+    }
+
+    fn messages(list: &[(&str, &str)]) -> Vec<Message> {
+        list.iter()
+            .map(|(role, content)| Message {
+                role: (*role).into(),
+                content: (*content).into(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_plain_default_names_the_roles() {
+        let text = template(None).render(&messages(&[("system", "Be kind."), ("user", " Hi\n")]));
+        assert_eq!(
+            text.expect("text"),
+            "system: Be kind.\nuser: Hi\nassistant:"
+        );
+    }
+
+    #[test]
+    fn python_methods_slices_and_trimmed_blocks_work_as_in_transformers() {
+        let source = "{{ bos_token }}{% for m in messages[::-1] %}\n  {% if loop.first %}\n\
+            <{{ m['role'] }}>{{ m.content.strip().split('|')[-1] }}{{ eos_token }}\n  {% endif %}\n\
+            {% if m.content.startswith('a') %}{% break %}{% endif %}\n{% endfor %}\
+            {% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+        let text = template(Some(source)).render(&messages(&[("user", "x"), ("user", " a|b ")]));
+        assert_eq!(text.expect("text"), "<s><user>b</s>\n<assistant>");
+    }
+
+    #[test]
+    fn raise_exception_refuses_with_its_reason() {
+        let template = template(Some("{{ raise_exception('roles must alternate') }}"));
+        let Err(Error::ChatTemplate(error)) = template.render(&[]) else {
+            panic!("expected a refusal")
+        };
+        assert!(
+            error.to_string().contains("roles must alternate"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_template_that_does_not_compile_is_refused() {
+        let config = serde_json::from_str("{}").expect("an empty config");
+        let result = ChatTemplate::compile(Some("{% if %}".into()), &config);
+        assert!(matches!(result, Err(Error::ChatTemplate(_))), "{result:?}");
+    }
+}

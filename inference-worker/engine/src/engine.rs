@@ -1,0 +1,177 @@
+//! The handle that the rest of the program holds.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::backend::cpu::Cpu;
+use crate::chat_template::{ChatTemplate, Message};
+use crate::error::Error;
+use crate::generation::{Generation, Request};
+use crate::model::Model;
+use crate::scheduler::Scheduler;
+use crate::tokenizer::Tokenizer;
+
+/// Limits of one engine. [`Options::default`] suits a small machine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Threads that compute; all available cores when absent.
+    pub threads: Option<NonZeroUsize>,
+    /// Positions per generation at most, below the model's own limit; bounds the memory of the
+    /// caches.
+    pub max_context: Option<NonZeroUsize>,
+    /// Generations that are computed side by side; each holds a key-value cache.
+    pub max_active: NonZeroUsize,
+    /// Generations that wait for a place; when as many wait, `submit` answers [`Error::Busy`].
+    pub max_waiting: usize,
+    /// Prompt tokens computed for one generation before the others get their turn.
+    pub prefill_chunk: NonZeroUsize,
+    /// Tokens that a consumer may lag behind before its generation pauses.
+    pub stream_capacity: NonZeroUsize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        const fn some(value: usize) -> NonZeroUsize {
+            NonZeroUsize::new(value).expect("a literal above zero")
+        }
+        Self {
+            threads: None,
+            max_context: None,
+            max_active: some(8),
+            max_waiting: 64,
+            prefill_chunk: some(64),
+            stream_capacity: some(64),
+        }
+    }
+}
+
+/// What is known about the loaded model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelCard {
+    /// `_name_or_path` of config.json, else the directory's name.
+    pub id: String,
+    /// As config.json names it, e.g. `Qwen3ForCausalLM`.
+    pub architecture: String,
+    /// Weights in all tensors, shared ones counted once.
+    pub parameters: u64,
+    /// Positions that a prompt and its answer may fill together.
+    pub context_length: usize,
+    /// Distinct token ids that the model scores.
+    pub vocabulary: usize,
+    /// Whether this is the small model shipped with the project (`"amaima_demo": true`), whose
+    /// answers must be labelled as a demonstration.
+    pub demo: bool,
+    /// Milliseconds that loading took.
+    pub load_ms: u64,
+}
+
+/// A loaded model and the thread that runs it. Clones share both; when the last one is dropped,
+/// running generations end with [`Finish::Cancelled`](crate::Finish::Cancelled), and the drop
+/// waits for the step in hand.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    card: ModelCard,
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    scheduler: Scheduler,
+}
+
+impl Engine {
+    /// Loads a Hugging Face model directory (config.json, tokenizer.json, safetensors in one file
+    /// or sharded) and starts its threads. Reads and checks every weight: call it off the runtime.
+    ///
+    /// # Errors
+    /// Every fault of the directory, with the file, the tensor or field, and the value.
+    pub fn load(dir: &Path, options: Options) -> Result<Self, Error> {
+        let began = Instant::now();
+        let model = Model::load(dir)?;
+        let tokenizer = Arc::new(Tokenizer::load(dir, model.config().vocab_size)?);
+        let template = ChatTemplate::load(dir, &tokenizer)?;
+        let context = model.config().max_position_embeddings;
+        let context_length = options
+            .max_context
+            .map_or(context, |limit| context.min(limit.get()));
+        let card = ModelCard {
+            id: model.config().id.clone(),
+            architecture: model.config().architecture.to_string(),
+            parameters: model.parameters(),
+            context_length,
+            vocabulary: model.config().vocab_size,
+            demo: model.config().demo,
+            load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        let backend = Box::new(Cpu::new(model, options.threads)?);
+        let scheduler = Scheduler::start(backend, Arc::clone(&tokenizer), &card, &options)?;
+        tracing::info!(
+            model.id = card.id,
+            model.architecture = card.architecture,
+            model.parameters = card.parameters,
+            context_length,
+            load_ms = card.load_ms,
+            "loaded the model",
+        );
+        Ok(Self {
+            shared: Arc::new(Shared {
+                card,
+                tokenizer,
+                template,
+                scheduler,
+            }),
+        })
+    }
+
+    /// The loaded model.
+    pub fn model(&self) -> &ModelCard {
+        &self.shared.card
+    }
+
+    /// The ids of a conversation, rendered with the model's chat template up to the place where
+    /// the assistant's answer begins.
+    ///
+    /// Special tokens written inside a message's content are removed first, so that a user cannot
+    /// speak in another role's name.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] where the template refuses the messages (e.g. roles that must
+    /// alternate).
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
+        self.shared
+            .template
+            .prompt(&self.shared.tokenizer, messages)
+    }
+
+    /// The ids of a text, without any special token added at its ends; special tokens written in
+    /// the text become their ids.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer has no token for a part of the text, not even an
+    /// unknown one.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        self.shared.tokenizer.encode(text)
+    }
+
+    /// The text of a sequence of ids; special tokens and ids outside the vocabulary have none,
+    /// incomplete UTF-8 shows as U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.shared.tokenizer.decode(ids)
+    }
+
+    /// Queues a generation and returns its stream at once.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the waiting queue is full, [`Error::TooLong`] when prompt and new
+    /// tokens exceed the context, [`Error::Request`] for a field out of its range,
+    /// [`Error::Stopped`] when the engine's thread is gone.
+    pub fn submit(&self, request: Request) -> Result<Generation, Error> {
+        self.shared.scheduler.submit(request)
+    }
+}
