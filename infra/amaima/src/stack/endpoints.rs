@@ -1,0 +1,96 @@
+//! Where the servers are, and how processes are told.
+
+use super::Error;
+use infra::config::{ObjectStore, Secret};
+use std::fmt;
+
+/// Where clients connect.
+#[derive(Clone)]
+pub struct Endpoints {
+    /// `nats://127.0.0.1:<port>`
+    pub nats_url: String,
+    /// `postgres://amaima:<password>@127.0.0.1:<port>/amaima`, a superuser of the own server.
+    pub database_url: String,
+    /// Endpoint, bucket and keys.
+    pub s3: ObjectStore,
+}
+
+impl Endpoints {
+    /// The same as variables of the environment, as every service reads them.
+    pub fn env(&self) -> [(&'static str, &str); 7] {
+        [
+            ("NATS_URL", &self.nats_url),
+            ("DATABASE_URL", &self.database_url),
+            ("S3_ENDPOINT", &self.s3.endpoint),
+            ("S3_REGION", &self.s3.region),
+            ("S3_BUCKET", &self.s3.bucket),
+            ("S3_ACCESS_KEY", &self.s3.access_key),
+            ("S3_SECRET_KEY", self.s3.secret_key.expose()),
+        ]
+    }
+}
+
+impl fmt::Debug for Endpoints {
+    /// Without the password in the database's URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoints")
+            .field("nats_url", &self.nats_url)
+            .field("database_url", &"***")
+            .field("s3", &self.s3)
+            .finish()
+    }
+}
+
+/// Servers that run already. What is given here is used as it is and never started or stopped.
+#[derive(Clone, Default)]
+pub struct Existing {
+    /// A nats-server (2.14 or newer, JetStream on).
+    pub nats_url: Option<String>,
+    /// A PostgreSQL database (15 or newer).
+    pub database_url: Option<String>,
+    /// An S3 endpoint; the bucket is made if it is missing.
+    pub s3: Option<ObjectStore>,
+}
+
+impl fmt::Debug for Existing {
+    /// Without URLs, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Existing")
+            .field("nats", &self.nats_url.is_some())
+            .field("database", &self.database_url.is_some())
+            .field("s3", &self.s3)
+            .finish()
+    }
+}
+
+impl Existing {
+    /// `NATS_URL`, `DATABASE_URL`, and `S3_ENDPOINT` with its `S3_REGION`, `S3_BUCKET`,
+    /// `S3_ACCESS_KEY` and `S3_SECRET_KEY`, as far as they are set.
+    ///
+    /// # Errors
+    /// When `S3_ENDPOINT` stands without the keys that it needs.
+    pub fn from_env() -> Result<Self, Error> {
+        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let needed = |name: &'static str| {
+            set(name).ok_or_else(|| infra::config::Error {
+                name,
+                reason: "S3_ENDPOINT is set and needs it".into(),
+            })
+        };
+        let s3 = match set("S3_ENDPOINT") {
+            Some(endpoint) => Some(ObjectStore {
+                endpoint,
+                region: set("S3_REGION").unwrap_or_else(|| "us-east-1".into()),
+                bucket: set("S3_BUCKET").unwrap_or_else(|| super::BUCKET.into()),
+                access_key: needed("S3_ACCESS_KEY")?,
+                secret_key: Secret::new(needed("S3_SECRET_KEY")?),
+            }),
+            None => None,
+        };
+        Ok(Self {
+            nats_url: set("NATS_URL"),
+            database_url: set("DATABASE_URL"),
+            s3,
+        })
+    }
+}

@@ -1,0 +1,195 @@
+//! nats-server with JetStream, configured by `infra/deploy/nats.conf`.
+
+use super::{
+    Error, ServerKind, StackOptions, SyncMode,
+    daemon::Daemon,
+    data_dir::{DataDir, make_private},
+    ports,
+    programs::{NATS_OLDEST, Version},
+    server::{Body, Server},
+};
+use async_nats::{Client, ConnectOptions, jetstream};
+use rustix::process::Signal;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+use uuid::Uuid;
+
+/// The configuration that is shipped.
+const CONFIGURATION: &str = include_str!("../../../deploy/nats.conf");
+
+const SYNC_ALWAYS: &str = "sync_interval: always";
+const SYNC_RELAXED: &str = "sync_interval: 2m";
+
+#[derive(Debug)]
+pub(super) struct Nats {
+    daemon: Daemon,
+    program: PathBuf,
+    directory: PathBuf,
+    /// Tells our server from one of somebody else on the same port.
+    name: String,
+    port: u16,
+}
+
+/// Starts the server, or takes the given one, and returns it with its URL.
+pub(super) async fn start(
+    options: &StackOptions,
+    data_dir: &DataDir,
+) -> Result<(Server, String), Error> {
+    let progress = &options.progress;
+    if let Some(url) = &options.existing.nats_url {
+        let version = check_existing(url).await?;
+        progress.say(format!("nats-server {version}: the given one answers"));
+        return Ok((Server::new(ServerKind::Nats, Body::Existing), url.clone()));
+    }
+    ports::demand_free(ServerKind::Nats, options.ports.nats)?;
+    let program = options.programs.nats_server(progress).await?;
+    let begun = Instant::now();
+    let directory = data_dir.path().join("nats");
+    prepare(&directory, options.sync)?;
+    let ending = if options.disposable {
+        Signal::KILL
+    } else {
+        Signal::TERM
+    };
+    let log_file = data_dir.path().join("logs/nats.log");
+    let mut nats = Nats {
+        daemon: Daemon::new(ServerKind::Nats, log_file, ending, options.patience),
+        program: program.path.clone(),
+        directory,
+        name: format!("amaima-{}", Uuid::new_v4().simple()),
+        port: 0,
+    };
+    let candidates = ports::candidates(options.ports.nats, data_dir.state().nats_port);
+    nats.port = ports::launch_on_first_free(candidates, |port| nats.launch(port)).await?;
+    data_dir.update(|state| state.nats_port = Some(nats.port))?;
+    progress.say(program.answering(nats.port, begun));
+    let url = url(nats.port);
+    Ok((Server::new(ServerKind::Nats, Body::Nats(nats)), url))
+}
+
+impl Nats {
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.pid()
+    }
+
+    pub fn log_file(&self) -> &Path {
+        self.daemon.log_file()
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.daemon.is_lost()
+    }
+
+    pub fn kill(&self) -> Result<(), Error> {
+        self.daemon.kill()
+    }
+
+    pub fn pause(&self) -> Result<(), Error> {
+        self.daemon.signal(Signal::STOP)
+    }
+
+    pub fn resume(&self) -> Result<(), Error> {
+        self.daemon.signal(Signal::CONT)
+    }
+
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.daemon.stop(Signal::TERM).await
+    }
+
+    pub async fn restart(&self) -> Result<(), Error> {
+        self.stop().await?;
+        self.launch(self.port).await
+    }
+
+    async fn launch(&self, port: u16) -> Result<(), Error> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--config")
+            .arg(self.directory.join("nats.conf"))
+            .arg("--store_dir")
+            .arg(&self.directory)
+            .arg("--pid")
+            .arg(self.directory.join("nats.pid"))
+            .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--name", &self.name])
+            .current_dir(&self.directory);
+        self.daemon.launch(command, || self.probe(port)).await
+    }
+
+    /// The server is ours and JetStream answers.
+    async fn probe(&self, port: u16) -> Result<(), String> {
+        let client = connect(&url(port)).await?;
+        let name = client.server_info().server_name;
+        if name != self.name {
+            return Err(format!("another server, {name}, answers on port {port}"));
+        }
+        ask_jetstream(client).await
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("nats://127.0.0.1:{port}")
+}
+
+async fn connect(url: &str) -> Result<Client, String> {
+    ConnectOptions::new()
+        .connect(url)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+async fn ask_jetstream(client: Client) -> Result<(), String> {
+    let account = jetstream::new(client).query_account().await;
+    account.map(|_| ()).map_err(|error| error.to_string())
+}
+
+async fn check_existing(url: &str) -> Result<Version, Error> {
+    let unusable = |reason| Error::Unusable {
+        server: ServerKind::Nats,
+        reason,
+    };
+    let client = connect(url).await.map_err(unusable)?;
+    let reported = client.server_info().version;
+    let version = Version::parse(&reported)
+        .ok_or_else(|| unusable(format!("it reports the version {reported:?}")))?;
+    if let Err(reason) = NATS_OLDEST.admits(version) {
+        return Err(unusable(reason));
+    }
+    ask_jetstream(client).await.map_err(unusable)?;
+    Ok(version)
+}
+
+fn prepare(directory: &Path, sync: SyncMode) -> Result<(), Error> {
+    make_private(directory)?;
+    let file = directory.join("nats.conf");
+    fs::write(&file, configuration(sync)).map_err(Error::io("cannot write", file))
+}
+
+fn configuration(sync: SyncMode) -> String {
+    match sync {
+        SyncMode::Always => CONFIGURATION.into(),
+        SyncMode::Relaxed => CONFIGURATION.replace(SYNC_ALWAYS, SYNC_RELAXED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_configuration_syncs_always() {
+        assert_eq!(configuration(SyncMode::Always), CONFIGURATION);
+        assert_eq!(CONFIGURATION.matches(SYNC_ALWAYS).count(), 1);
+    }
+
+    #[test]
+    fn the_relaxed_configuration_differs_in_that_alone() {
+        let relaxed = configuration(SyncMode::Relaxed);
+        assert_eq!(relaxed.replace(SYNC_RELAXED, SYNC_ALWAYS), CONFIGURATION);
+        assert!(!relaxed.contains(SYNC_ALWAYS));
+    }
+}
