@@ -1,0 +1,439 @@
+//! Answering one query.
+
+use crate::stream_writer::{Lost, StreamWriter};
+use async_nats::Client;
+use domain::{
+    Actor,
+    id::{CommandId, QueryId},
+    query::{Answer, Usage},
+    subject,
+    wire::{
+        command::{self, Outcome, Reply},
+        error::Code,
+        job::Job,
+        token::{Body, Chunk, Message},
+    },
+};
+use engine::{Engine, Finish, Item, Request, Sampling};
+use futures_util::StreamExt;
+use infra::{bus::Commands, clock, telemetry, tokens::Tokens};
+use std::time::{Duration, Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{error, info, warn};
+
+/// After the first chunk, text is collected for so long before the next one goes out.
+const COLLECT: Duration = Duration::from_millis(30);
+/// How long one command to command-svc may take, repeats included.
+const COMMAND: Duration = Duration::from_secs(30);
+/// A job that was given out so often without an end is given up.
+const DELIVERIES: i64 = 20;
+
+/// How work on a job ended.
+pub(crate) enum Ended {
+    /// The query has ended, and the log says so.
+    Done,
+    /// Something was out of reach; somebody should try again after this pause.
+    Later(Duration),
+    /// Another worker has the job.
+    Lost,
+}
+
+/// What jobs are worked on with. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    client: Client,
+    commands: Commands,
+    tokens: Tokens,
+    engine: Engine,
+    name: String,
+    sampling: Sampling,
+    max_new_tokens: usize,
+}
+
+/// The end of a generation, as far as this worker brought it.
+struct Generated {
+    finish: Finish,
+    usage: engine::Usage,
+    compute: Duration,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        client: &Client,
+        engine: Engine,
+        name: String,
+        sampling: Sampling,
+        max_new_tokens: usize,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            commands: Commands::new(client.clone()),
+            tokens: Tokens::new(client.clone()),
+            engine,
+            name,
+            sampling,
+            max_new_tokens,
+        }
+    }
+
+    /// Answers a query, or goes on where the worker before has stopped.
+    pub(crate) async fn answer(&self, job: &Job, delivery: i64) -> Ended {
+        let query = job.query;
+        let history = match self.tokens.history(query).await {
+            Ok(history) => history,
+            Err(error) => {
+                warn!(query.id = %query, reason = telemetry::chain(&error), "a job has to wait");
+                return Ended::Later(Duration::from_secs(1));
+            }
+        };
+        if history.messages.last().is_some_and(Message::is_terminal) {
+            return Ended::Done;
+        }
+        // The same id for every repeat of this delivery, another one for the next delivery.
+        let start = CommandId::derived(&[
+            &query.to_string(),
+            "start",
+            &self.name,
+            &delivery.to_string(),
+        ]);
+        if let Some(ended) = self.start(query, start).await {
+            return ended;
+        }
+        if delivery > DELIVERIES {
+            return self
+                .fail(
+                    query,
+                    Code::QueryProcessingError,
+                    "The query could not be processed",
+                )
+                .await;
+        }
+        let stop = match self.listen_for_stop(query).await {
+            Ok(stop) => stop,
+            Err(error) => {
+                warn!(query.id = %query, %error, "a job has to wait");
+                return Ended::Later(Duration::from_secs(1));
+            }
+        };
+        let mut writer = StreamWriter::after(self.tokens.clone(), query, history);
+        let ended = self.generate(job, &mut writer, stop.token.clone()).await;
+        let generated = match ended {
+            Ok(Ok(generated)) => generated,
+            Ok(Err(refused)) => return self.fail(query, Code::QueryModelError, &refused).await,
+            Err(Lost) => return self.after_loss(query, start).await,
+        };
+        match generated.finish {
+            Finish::Stop => self.complete(query, "stop", &mut writer, &generated).await,
+            Finish::Length => {
+                self.complete(query, "length", &mut writer, &generated)
+                    .await
+            }
+            Finish::Cancelled => self.after_loss(query, start).await,
+            Finish::Timeout => {
+                self.fail(query, Code::QueryTimeout, "The query took too long")
+                    .await
+            }
+            Finish::Error(reason) => {
+                error!(query.id = %query, reason, "inference failed");
+                self.fail(query, Code::QueryModelError, "Model inference failed")
+                    .await
+            }
+        }
+    }
+
+    /// Tells the log that this worker starts; `Some` when there is nothing to do.
+    async fn start(&self, query: QueryId, id: CommandId) -> Option<Ended> {
+        let model = self.engine.model().id.clone();
+        match self
+            .command(id, command::Body::StartQuery { query, model })
+            .await
+        {
+            Reply::Accepted {
+                outcome: Outcome::Query { status, .. },
+                ..
+            } => status.is_final().then_some(Ended::Done),
+            Reply::Accepted { .. } => None,
+            // It has ended, or there never was such a query.
+            Reply::Refused { failure }
+                if matches!(failure.code, Code::Conflict | Code::NotFound) =>
+            {
+                info!(query.id = %query, reason = failure.message, "nothing to do for a job");
+                Some(Ended::Done)
+            }
+            Reply::Refused { .. } | Reply::Unavailable => {
+                Some(Ended::Later(Duration::from_secs(1)))
+            }
+        }
+    }
+
+    /// Whether the query has ended, or only our part in it.
+    async fn after_loss(&self, query: QueryId, start: CommandId) -> Ended {
+        let model = self.engine.model().id.clone();
+        match self
+            .command(start, command::Body::StartQuery { query, model })
+            .await
+        {
+            Reply::Accepted {
+                outcome: Outcome::Query { status, .. },
+                ..
+            } if status.is_final() => Ended::Done,
+            Reply::Refused { failure } if failure.code == Code::Conflict => Ended::Done,
+            Reply::Accepted { .. } | Reply::Refused { .. } | Reply::Unavailable => Ended::Lost,
+        }
+    }
+
+    async fn listen_for_stop(&self, query: QueryId) -> Result<Stop, async_nats::SubscribeError> {
+        let mut signals = self.client.subscribe(subject::cancel(query)).await?;
+        let token = CancellationToken::new();
+        let (cancel, gone) = (token.clone(), CancellationToken::new());
+        let guard = gone.clone().drop_guard();
+        let listener = async move {
+            tokio::select! {
+                Some(_) = signals.next() => cancel.cancel(),
+                () = gone.cancelled() => {}
+            }
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it ends with the job that holds its guard"
+        )]
+        tokio::spawn(listener);
+        Ok(Stop {
+            token,
+            _guard: guard,
+        })
+    }
+
+    /// Runs the model and publishes its text. The inner error is for the client.
+    async fn generate(
+        &self,
+        job: &Job,
+        writer: &mut StreamWriter,
+        cancel: CancellationToken,
+    ) -> Result<Result<Generated, String>, Lost> {
+        if writer.is_empty() {
+            writer.push(Body::Queued { owner: job.owner }).await?;
+        }
+        let message = engine::Message {
+            role: "user".to_owned(),
+            content: job.text.clone(),
+        };
+        let prompt = match self.engine.chat_prompt(&[message]) {
+            Ok(prompt) => prompt,
+            Err(error) => return Ok(Err(format!("The model refuses the prompt: {error}"))),
+        };
+        let room = self
+            .engine
+            .model()
+            .context_length
+            .saturating_sub(prompt.len());
+        let max_new_tokens = self.max_new_tokens.min(room);
+        if max_new_tokens == 0 {
+            return Ok(Err(format!(
+                "The prompt has {} tokens, and the model takes {} with the answer",
+                prompt.len(),
+                self.engine.model().context_length
+            )));
+        }
+        let request = Request {
+            prompt,
+            generated: writer
+                .chunks()
+                .flat_map(|chunk| chunk.ids.iter().copied())
+                .collect(),
+            // The low bits of a query's id: its own random numbers, the same at every worker.
+            sampling: Sampling {
+                seed: job.query.uuid().as_u128() as u64,
+                ..self.sampling
+            },
+            max_new_tokens,
+            stop: vec![],
+            deadline: None,
+            cancel,
+        };
+        let mut items = match self.engine.submit(request) {
+            Ok(items) => items,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let mut pending = Pending::new();
+        loop {
+            let item = match pending.due() {
+                None => items.next().await,
+                Some(due) => match tokio::time::timeout_at(due.into(), items.next()).await {
+                    Ok(item) => item,
+                    Err(_) => {
+                        writer.push(pending.take()).await?;
+                        continue;
+                    }
+                },
+            };
+            match item {
+                Some(Item::Token { id, text, logprob }) => pending.add(id, &text, logprob),
+                Some(Item::End {
+                    finish,
+                    text,
+                    usage,
+                    compute,
+                }) => {
+                    pending.text.push_str(&text);
+                    if !pending.is_empty() && finish != Finish::Cancelled {
+                        writer.push(pending.take()).await?;
+                    }
+                    return Ok(Ok(Generated {
+                        finish,
+                        usage,
+                        compute,
+                    }));
+                }
+                None => return Ok(Err("Model inference failed".to_owned())),
+            }
+        }
+    }
+
+    async fn complete(
+        &self,
+        query: QueryId,
+        finish_reason: &str,
+        writer: &mut StreamWriter,
+        generated: &Generated,
+    ) -> Ended {
+        let answer = {
+            let chunks: Vec<&Chunk> = writer.chunks().collect();
+            let tokens: usize = chunks.iter().map(|chunk| chunk.ids.len()).sum();
+            let logprob: f64 = chunks.iter().map(|chunk| chunk.logprob).sum();
+            // What earlier workers spent stands in their chunks, ours is known exactly.
+            let ours = u64::try_from(generated.compute.as_millis()).unwrap_or(u64::MAX);
+            let told: u64 = chunks.iter().map(|chunk| chunk.compute_ms).sum();
+            Answer {
+                response_text: chunks.iter().map(|chunk| chunk.text.as_str()).collect(),
+                model_used: self.engine.model().id.clone(),
+                confidence: (tokens > 0).then(|| (logprob / tokens as f64).exp().clamp(0.0, 1.0)),
+                latency_ms: told.max(ours),
+                finish_reason: finish_reason.to_owned(),
+                usage: Usage {
+                    prompt_tokens: u32::try_from(generated.usage.prompt_tokens).unwrap_or(u32::MAX),
+                    completion_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+                },
+                chunks: u32::try_from(chunks.len()).unwrap_or(u32::MAX),
+            }
+        };
+        let ended = self
+            .end(
+                query,
+                "complete",
+                command::Body::CompleteQuery { query, answer },
+            )
+            .await;
+        if let Err(Lost) = writer.settle().await {
+            // The stream has its last message already: nothing was missing.
+            return ended;
+        }
+        ended
+    }
+
+    async fn fail(&self, query: QueryId, code: Code, message: &str) -> Ended {
+        warn!(query.id = %query, code = code.as_str(), "a query failed");
+        let message = message.to_owned();
+        self.end(
+            query,
+            "fail",
+            command::Body::FailQuery {
+                query,
+                code,
+                message,
+            },
+        )
+        .await
+    }
+
+    async fn end(&self, query: QueryId, what: &str, body: command::Body) -> Ended {
+        let id = CommandId::derived(&[&query.to_string(), what, &self.name]);
+        match self.command(id, body).await {
+            Reply::Accepted { .. } => Ended::Done,
+            // It has ended otherwise meanwhile.
+            Reply::Refused { failure } if failure.code == Code::Conflict => Ended::Done,
+            Reply::Refused { failure } => {
+                error!(query.id = %query, reason = failure.message, "the end of a query is refused");
+                Ended::Later(Duration::from_secs(5))
+            }
+            Reply::Unavailable => Ended::Later(Duration::from_secs(1)),
+        }
+    }
+
+    async fn command(&self, id: CommandId, body: command::Body) -> Reply {
+        let deadline =
+            clock::now().plus_millis(i64::try_from(COMMAND.as_millis()).unwrap_or(i64::MAX));
+        self.commands
+            .send(&command::Request {
+                id,
+                actor: Actor::Worker(self.name.clone()),
+                request_id: id.to_string(),
+                traceparent: None,
+                deadline,
+                body,
+            })
+            .await
+    }
+}
+
+/// Hears when a query has ended elsewhere, for as long as it is held.
+struct Stop {
+    token: CancellationToken,
+    _guard: DropGuard,
+}
+
+/// Tokens that wait to go out together.
+struct Pending {
+    text: String,
+    ids: Vec<u32>,
+    logprob: f64,
+    since: Instant,
+    /// Nothing has gone out yet: the first text goes at once.
+    first: bool,
+}
+
+impl Pending {
+    fn new() -> Self {
+        Self {
+            text: String::new(),
+            ids: vec![],
+            logprob: 0.0,
+            since: Instant::now(),
+            first: true,
+        }
+    }
+
+    fn add(&mut self, id: u32, text: &str, logprob: f32) {
+        self.ids.push(id);
+        self.text.push_str(text);
+        self.logprob += f64::from(logprob);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.text.is_empty()
+    }
+
+    /// When what waits should go out; never while there is no text.
+    fn due(&self) -> Option<Instant> {
+        if self.text.is_empty() {
+            return None;
+        }
+        Some(if self.first {
+            self.since
+        } else {
+            self.since + COLLECT
+        })
+    }
+
+    fn take(&mut self) -> Body {
+        let compute_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let taken = std::mem::replace(self, Self::new());
+        self.first = false;
+        Body::Chunk(Chunk {
+            text: taken.text,
+            ids: taken.ids,
+            logprob: taken.logprob,
+            compute_ms,
+        })
+    }
+}
