@@ -75,7 +75,9 @@ impl App {
             commands: Commands::new(nats.clone()),
             views: Views::new(nats.clone()),
             tokens: Tokens::new(keys),
-            revocations: Revocations::watch(&nats, &lifecycle),
+            // Needed until the last call has ended, so its end is not waited for: a child's tasks
+            // are dropped with the parent's hard signal.
+            revocations: Revocations::watch(&nats, &lifecycle.child()),
             writes: LastWrites::new(),
             hub: Hub::new(nats.clone(), tokens, metrics.clone(), lifecycle.clone()),
             metrics,
