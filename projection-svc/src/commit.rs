@@ -3,7 +3,7 @@
 use async_nats::jetstream;
 use domain::{
     account,
-    commit::decode,
+    commit::{Undecodable, decode, header},
     query, session,
     subject::{Aggregate, Kind},
 };
@@ -36,15 +36,20 @@ impl Commit {
     /// Reads a message of the log.
     pub(crate) fn read(seq: u64, message: &jetstream::Message) -> Self {
         let subject = message.subject.to_string();
+        let types = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get(header::EVENT_TYPES))
+            .map_or("of unknown types", |types| types.as_str());
         Self {
             seq,
-            events: read_events(&subject, &message.payload),
+            events: read_events(&subject, types, &message.payload),
             subject,
         }
     }
 }
 
-fn read_events(subject: &str, payload: &[u8]) -> Result<Events, String> {
+fn read_events(subject: &str, types: &str, payload: &[u8]) -> Result<Events, String> {
     let Some(aggregate) = Aggregate::parse(subject) else {
         return Err("the subject names no aggregate that this version knows".to_owned());
     };
@@ -54,7 +59,17 @@ fn read_events(subject: &str, payload: &[u8]) -> Result<Events, String> {
         Kind::Query => decode(subject, payload).map(Events::Query),
         Kind::Email => Ok(Events::Email),
     };
-    events.map_err(|error| infra::telemetry::chain(&error))
+    events.map_err(|error| unreadable(types, &error))
+}
+
+/// The place of the error and not its words, which may quote what a person wrote.
+fn unreadable(types: &str, error: &Undecodable) -> String {
+    format!(
+        "events ({types}) cannot be read: {:?} error at line {}, column {}",
+        error.source.classify(),
+        error.source.line(),
+        error.source.column()
+    )
 }
 
 #[cfg(test)]
@@ -73,12 +88,15 @@ mod tests {
                 "at":"2025-03-04T09:15:00.000Z"}}}}]"#
         );
         let subject = |kind| Aggregate::new(kind, id).subject();
-        let read = |kind| read_events(&subject(kind), payload.as_bytes());
+        let read = |kind| read_events(&subject(kind), "the.types", payload.as_bytes());
         assert!(matches!(read(Kind::Session), Ok(Events::Session(events)) if events.len() == 1));
         assert!(matches!(read(Kind::Email), Ok(Events::Email)));
         let reason = read(Kind::Query).unwrap_err();
-        assert!(reason.contains("session.refreshed.v1"), "{reason}");
-        let reason = read_events("ev.00.planet.x", b"[]").unwrap_err();
+        assert!(
+            reason.contains("(the.types) cannot be read: Data error"),
+            "{reason}"
+        );
+        let reason = read_events("ev.00.planet.x", "", b"[]").unwrap_err();
         assert!(reason.contains("names no aggregate"), "{reason}");
     }
 }

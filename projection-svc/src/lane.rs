@@ -146,7 +146,7 @@ impl Lane {
                 seq = owner.checkpoint(),
                 commits = commits.len(),
                 behind = log.behind(),
-                took_ms = started.elapsed().as_millis(),
+                took_ms = millis(started),
                 "projected a batch"
             );
             if !caught_up && log.behind() == 0 {
@@ -155,10 +155,14 @@ impl Lane {
                     projection = self.projection,
                     seq = owner.checkpoint(),
                     commits = owner.checkpoint() - first,
-                    took_ms = begun.elapsed().as_millis(),
+                    took_ms = millis(begun),
                     "caught up with the log"
                 );
             }
         }
     }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

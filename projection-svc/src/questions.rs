@@ -19,7 +19,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout_at},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Most questions in work at a time. Above that the answer is `Unavailable` at once: a caller who
 /// waits for rows that do not come should not make others wait as well.
@@ -122,7 +122,8 @@ impl Desk {
         let deadline = now + Duration::from_millis(left);
         let Some(as_of) = self.reached(request.at_least, wait).await else {
             let (at_least, applied) = (request.at_least, *self.applied.borrow());
-            warn!(request_id, view, at_least, applied, "the rows lag behind");
+            // The projection itself tells why; while it pauses there is one of these a question.
+            debug!(request_id, view, at_least, applied, "the rows lag behind");
             return unavailable();
         };
         // `as_of` was read before the rows are, so that they reflect at least that.

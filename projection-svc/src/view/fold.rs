@@ -99,7 +99,7 @@ impl<New, Later: Overlay> Fold<New, Later> {
     ) -> Result<(), Contradiction> {
         match sent.first() {
             Some(first) if updated != sent.len() as u64 => {
-                Err(self.contradiction(first.id, "or another of its batch goes on unbegun"))
+                Err(self.contradiction(first.id, "goes on without having begun"))
             }
             _ => Ok(()),
         }
