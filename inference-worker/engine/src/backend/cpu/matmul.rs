@@ -6,8 +6,13 @@
 
 use std::ops::Range;
 
+// What a weight must be able to do here.
+#[cfg(not(target_arch = "x86_64"))]
+use self::Weight as Stored;
+#[cfg(target_arch = "x86_64")]
+use self::avx2::Widen as Stored;
 use super::pool::Pool;
-use crate::model::{Data, Linear, Matrix};
+use crate::model::{Data, Linear, Matrix, bf16_to_f32};
 
 /// Weights in one task at least; smaller tasks cost more to hand over than to compute.
 const TASK_WEIGHTS: usize = 16_384;
@@ -108,74 +113,235 @@ fn compute(
     let columns = matrix.columns;
     let first = range.start;
     let range = range.start * columns..range.end * columns;
-    match (kernel, &matrix.data) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found the features.
-        (Kernel::Avx2, Data::F32(weights)) => unsafe {
-            avx2::compute(&weights[range], columns, first, inputs, write);
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        (Kernel::Avx2, Data::Bf16(weights)) => unsafe {
-            avx2::compute(&weights[range], columns, first, inputs, write);
-        },
-        (Kernel::Portable, Data::F32(weights)) => {
-            portable::compute(&weights[range], columns, first, inputs, write);
-        }
-        (Kernel::Portable, Data::Bf16(weights)) => {
-            portable::compute(&weights[range], columns, first, inputs, write);
-        }
+    match &matrix.data {
+        Data::F32(weights) => dispatch(kernel, &weights[range], columns, first, inputs, write),
+        Data::Bf16(weights) => dispatch(kernel, &weights[range], columns, first, inputs, write),
     }
 }
 
-mod portable {
-    use crate::model::bf16_to_f32;
+fn dispatch<W: Stored>(
+    kernel: Kernel,
+    weights: &[W],
+    columns: usize,
+    first: usize,
+    inputs: &[f32],
+    write: impl FnMut(usize, usize, f32),
+) {
+    match kernel {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` found the features.
+        Kernel::Avx2 => unsafe { avx2::rows(weights, columns, first, inputs, write) },
+        Kernel::Portable => rows::<W, [f32; 8]>(weights, columns, first, inputs, write),
+    }
+}
 
-    /// A stored weight.
-    pub(super) trait Weight: Copy {
-        fn to_f32(self) -> f32;
+/// A stored weight.
+trait Weight: Copy {
+    fn to_f32(self) -> f32;
+}
+
+impl Weight for f32 {
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Weight for u16 {
+    fn to_f32(self) -> f32 {
+        bf16_to_f32(self)
+    }
+}
+
+/// Eight sums in progress.
+///
+/// The compiler is not left to find the vectors by itself: of plain loops over lanes it makes
+/// vectors across rows, and shuffles for half of its time.
+trait Lanes<W: Weight>: Copy {
+    const ZERO: Self;
+
+    /// `self + weights * inputs`, lane by lane.
+    fn add_products(self, weights: &[W; 8], inputs: &[f32; 8]) -> Self;
+
+    /// `sum + weight * input`, rounded as the lanes are.
+    fn add_product(sum: f32, weight: W, input: f32) -> f32;
+
+    fn to_array(self) -> [f32; 8];
+}
+
+impl<W: Weight> Lanes<W> for [f32; 8] {
+    const ZERO: Self = [0.0; 8];
+
+    fn add_products(self, weights: &[W; 8], inputs: &[f32; 8]) -> Self {
+        std::array::from_fn(|lane| self[lane] + weights[lane].to_f32() * inputs[lane])
     }
 
-    impl Weight for f32 {
-        fn to_f32(self) -> f32 {
-            self
+    fn add_product(sum: f32, weight: W, input: f32) -> f32 {
+        sum + weight.to_f32() * input
+    }
+
+    fn to_array(self) -> [f32; 8] {
+        self
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m128i, __m256, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps,
+        _mm256_slli_epi32,
+    };
+    use std::mem::transmute;
+
+    use super::{Lanes, Weight};
+
+    /// Lanes in a register. Made by [`rows`] only, and so only where AVX2 and FMA are.
+    #[derive(Clone, Copy)]
+    struct Register(__m256);
+
+    /// Eight stored weights widened to a register.
+    pub(super) trait Widen: Weight {
+        /// # Safety
+        /// AVX2.
+        unsafe fn widen(weights: &[Self; 8]) -> __m256;
+    }
+
+    impl Widen for f32 {
+        #[inline(always)]
+        unsafe fn widen(weights: &[Self; 8]) -> __m256 {
+            // SAFETY: the same size, and any bits are floats.
+            unsafe { transmute(*weights) }
         }
     }
 
-    impl Weight for u16 {
-        fn to_f32(self) -> f32 {
-            bf16_to_f32(self)
+    impl Widen for u16 {
+        #[inline(always)]
+        unsafe fn widen(weights: &[Self; 8]) -> __m256 {
+            // SAFETY: the same size, any bits are integers, and the caller has AVX2.
+            unsafe {
+                let halves: __m128i = transmute(*weights);
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
+            }
         }
     }
 
-    pub(super) fn compute<W: Weight>(
+    impl<W: Widen> Lanes<W> for Register {
+        // SAFETY: the same size, and any bits are floats.
+        const ZERO: Self = Self(unsafe { transmute::<[f32; 8], __m256>([0.0; 8]) });
+
+        #[inline(always)]
+        fn add_products(self, weights: &[W; 8], inputs: &[f32; 8]) -> Self {
+            // SAFETY: a register exists only where the features are.
+            unsafe {
+                Self(_mm256_fmadd_ps(
+                    W::widen(weights),
+                    f32::widen(inputs),
+                    self.0,
+                ))
+            }
+        }
+
+        #[inline(always)]
+        fn add_product(sum: f32, weight: W, input: f32) -> f32 {
+            weight.to_f32().mul_add(input, sum)
+        }
+
+        #[inline(always)]
+        fn to_array(self) -> [f32; 8] {
+            // SAFETY: the same size, and any bits are floats.
+            unsafe { transmute(self.0) }
+        }
+    }
+
+    /// # Safety
+    /// AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn rows<W: Widen>(
         weights: &[W],
         columns: usize,
         first: usize,
         inputs: &[f32],
-        mut write: impl FnMut(usize, usize, f32),
+        write: impl FnMut(usize, usize, f32),
     ) {
-        for (row, weights) in weights.chunks_exact(columns).enumerate() {
-            for (vector, input) in inputs.chunks_exact(columns).enumerate() {
-                write(first + row, vector, dot(weights, input));
+        super::rows::<W, Register>(weights, columns, first, inputs, write);
+    }
+}
+
+/// Four rows at a time, then one at a time; inlined, so that it is compiled for the features of
+/// its caller.
+#[inline(always)]
+fn rows<W: Weight, L: Lanes<W>>(
+    weights: &[W],
+    columns: usize,
+    first: usize,
+    inputs: &[f32],
+    mut write: impl FnMut(usize, usize, f32),
+) {
+    let mut row = first;
+    let mut groups = weights.chunks_exact(4 * columns);
+    for group in &mut groups {
+        vectors::<W, L, 4>(group, columns, inputs, |r, v, sum| write(row + r, v, sum));
+        row += 4;
+    }
+    for rest in groups.remainder().chunks_exact(columns) {
+        vectors::<W, L, 1>(rest, columns, inputs, |r, v, sum| write(row + r, v, sum));
+        row += 1;
+    }
+}
+
+/// `ROWS` rows with all vectors, three at a time: 4 by 3 sums, 3 inputs and a weight are what 16
+/// registers hold.
+#[inline(always)]
+fn vectors<W: Weight, L: Lanes<W>, const ROWS: usize>(
+    weights: &[W],
+    columns: usize,
+    inputs: &[f32],
+    mut write: impl FnMut(usize, usize, f32),
+) {
+    let mut vector = 0;
+    let mut groups = inputs.chunks_exact(3 * columns);
+    for group in &mut groups {
+        tile::<W, L, ROWS, 3>(weights, group, columns, |r, v, sum| {
+            write(r, vector + v, sum)
+        });
+        vector += 3;
+    }
+    for rest in groups.remainder().chunks_exact(columns) {
+        tile::<W, L, ROWS, 1>(weights, rest, columns, |r, v, sum| {
+            write(r, vector + v, sum)
+        });
+        vector += 1;
+    }
+}
+
+/// `ROWS` rows with `VECTORS` vectors, both `columns` long.
+#[inline(always)]
+fn tile<W: Weight, L: Lanes<W>, const ROWS: usize, const VECTORS: usize>(
+    weights: &[W],
+    inputs: &[f32],
+    columns: usize,
+    mut write: impl FnMut(usize, usize, f32),
+) {
+    let weights: [(&[[W; 8]], &[W]); ROWS] =
+        std::array::from_fn(|row| weights[row * columns..][..columns].as_chunks());
+    let inputs: [(&[[f32; 8]], &[f32]); VECTORS] =
+        std::array::from_fn(|vector| inputs[vector * columns..][..columns].as_chunks());
+    let mut lanes = [[L::ZERO; VECTORS]; ROWS];
+    for column in 0..columns / 8 {
+        for row in 0..ROWS {
+            for vector in 0..VECTORS {
+                lanes[row][vector] = lanes[row][vector]
+                    .add_products(&weights[row].0[column], &inputs[vector].0[column]);
             }
         }
     }
-
-    fn dot<W: Weight>(weights: &[W], input: &[f32]) -> f32 {
-        let (weights, weights_rest) = weights.as_chunks::<8>();
-        let (input, input_rest) = input.as_chunks::<8>();
-        let mut lanes = [0.0f32; 8];
-        for (w, x) in weights.iter().zip(input) {
-            for lane in 0..8 {
-                lanes[lane] += w[lane].to_f32() * x[lane];
+    for row in 0..ROWS {
+        for vector in 0..VECTORS {
+            let mut sum = add_lanes(lanes[row][vector].to_array());
+            for (w, x) in weights[row].1.iter().zip(inputs[vector].1) {
+                sum = L::add_product(sum, *w, *x);
             }
+            write(row, vector, sum);
         }
-        let mut sum = super::add_lanes(lanes);
-        for (w, x) in weights_rest.iter().zip(input_rest) {
-            sum += w.to_f32() * x;
-        }
-        sum
     }
 }
 
@@ -183,149 +349,6 @@ mod portable {
 fn add_lanes(lanes: [f32; 8]) -> f32 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h))
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::{
-        __m256, _mm_loadu_si128, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
-    };
-
-    use super::portable;
-
-    /// A stored weight that AVX2 can widen, eight at a time.
-    pub(super) trait Weight: portable::Weight {
-        /// # Safety
-        /// Eight weights at `at`, and AVX2.
-        unsafe fn load(at: *const Self) -> __m256;
-    }
-
-    impl Weight for f32 {
-        #[inline(always)]
-        unsafe fn load(at: *const Self) -> __m256 {
-            // SAFETY: as the trait asks.
-            unsafe { _mm256_loadu_ps(at) }
-        }
-    }
-
-    impl Weight for u16 {
-        #[inline(always)]
-        unsafe fn load(at: *const Self) -> __m256 {
-            // SAFETY: as the trait asks.
-            unsafe {
-                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-            }
-        }
-    }
-
-    /// # Safety
-    /// AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn compute<W: Weight>(
-        weights: &[W],
-        columns: usize,
-        first: usize,
-        inputs: &[f32],
-        mut write: impl FnMut(usize, usize, f32),
-    ) {
-        let mut row = first;
-        let mut groups = weights.chunks_exact(4 * columns);
-        for group in &mut groups {
-            // SAFETY: the group has four rows, and the features are there.
-            unsafe { rows::<W, 4>(group, columns, row, inputs, &mut write) };
-            row += 4;
-        }
-        for rest in groups.remainder().chunks_exact(columns) {
-            // SAFETY: one row, and the features are there.
-            unsafe { rows::<W, 1>(rest, columns, row, inputs, &mut write) };
-            row += 1;
-        }
-    }
-
-    /// # Safety
-    /// `weights` has `ROWS` rows; AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn rows<W: Weight, const ROWS: usize>(
-        weights: &[W],
-        columns: usize,
-        row: usize,
-        inputs: &[f32],
-        write: &mut impl FnMut(usize, usize, f32),
-    ) {
-        let mut vector = 0;
-        let mut groups = inputs.chunks_exact(3 * columns);
-        // 4 rows by 3 vectors keep 12 sums, 3 inputs and a weight in the 16 registers.
-        for group in &mut groups {
-            // SAFETY: the sizes match, and the features are there.
-            let sums = unsafe { tile::<W, ROWS, 3>(weights, group, columns) };
-            scatter(&sums, row, vector, write);
-            vector += 3;
-        }
-        for rest in groups.remainder().chunks_exact(columns) {
-            // SAFETY: the sizes match, and the features are there.
-            let sums = unsafe { tile::<W, ROWS, 1>(weights, rest, columns) };
-            scatter(&sums, row, vector, write);
-            vector += 1;
-        }
-    }
-
-    fn scatter<const ROWS: usize, const VECTORS: usize>(
-        sums: &[[f32; VECTORS]; ROWS],
-        row: usize,
-        vector: usize,
-        write: &mut impl FnMut(usize, usize, f32),
-    ) {
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                write(row + r, vector + v, *sum);
-            }
-        }
-    }
-
-    /// # Safety
-    /// `weights` has `ROWS` and `inputs` has `VECTORS` times `columns` numbers; AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile<W: Weight, const ROWS: usize, const VECTORS: usize>(
-        weights: &[W],
-        inputs: &[f32],
-        columns: usize,
-    ) -> [[f32; VECTORS]; ROWS] {
-        debug_assert!(weights.len() == ROWS * columns && inputs.len() == VECTORS * columns);
-        let (weight, input) = (weights.as_ptr(), inputs.as_ptr());
-        let mut lanes = [[_mm256_setzero_ps(); VECTORS]; ROWS];
-        let whole = columns / 8 * 8;
-        for column in (0..whole).step_by(8) {
-            let mut x = [_mm256_setzero_ps(); VECTORS];
-            for (vector, x) in x.iter_mut().enumerate() {
-                // SAFETY: eight columns of an existing vector.
-                *x = unsafe { _mm256_loadu_ps(input.add(vector * columns + column)) };
-            }
-            for (row, lanes) in lanes.iter_mut().enumerate() {
-                // SAFETY: eight columns of an existing row.
-                let w = unsafe { W::load(weight.add(row * columns + column)) };
-                for (lane, x) in lanes.iter_mut().zip(x) {
-                    *lane = _mm256_fmadd_ps(w, x, *lane);
-                }
-            }
-        }
-        let mut sums = [[0.0; VECTORS]; ROWS];
-        for row in 0..ROWS {
-            for vector in 0..VECTORS {
-                let mut stored = [0.0; 8];
-                // SAFETY: eight floats.
-                unsafe { _mm256_storeu_ps(stored.as_mut_ptr(), lanes[row][vector]) };
-                let mut sum = super::add_lanes(stored);
-                for column in whole..columns {
-                    let w = weights[row * columns + column].to_f32();
-                    sum = w.mul_add(inputs[vector * columns + column], sum);
-                }
-                sums[row][vector] = sum;
-            }
-        }
-        sums
-    }
 }
 
 #[cfg(test)]
