@@ -1,4 +1,6 @@
-//! Amaima on one machine. The library part, [`stack`], brings up nats-server, PostgreSQL and an S3
-//! endpoint in private directories; `amaima up`, the system tests and the benches stand on it.
+//! Amaima on one machine. [`stack`] brings up nats-server, PostgreSQL and an S3 endpoint in private
+//! directories; `amaima up`, the system tests and the benches stand on it. [`ask`] is a client in
+//! the terminal.
 
+pub mod ask;
 pub mod stack;

@@ -59,8 +59,9 @@ pub enum SyncMode {
     /// PostgreSQL.
     #[default]
     Always,
-    /// When the operating system has it: a crash of a server loses nothing, a crash of the machine
-    /// loses up to two minutes of JetStream and a moment of PostgreSQL.
+    /// In JetStream when the operating system has it: a crash of the server loses nothing, a crash
+    /// of the machine up to two minutes. In PostgreSQL a moment later (`synchronous_commit = off`):
+    /// a crash loses the last transactions whole, and a projection repeats them from the log.
     Relaxed,
 }
 

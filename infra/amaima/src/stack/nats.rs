@@ -50,14 +50,9 @@ pub(super) async fn start(
     let begun = Instant::now();
     let directory = data_dir.path().join("nats");
     prepare(&directory, options.sync)?;
-    let ending = if options.disposable {
-        Signal::KILL
-    } else {
-        Signal::TERM
-    };
     let log_file = data_dir.path().join("logs/nats.log");
     let mut nats = Nats {
-        daemon: Daemon::new(ServerKind::Nats, log_file, ending, options.patience),
+        daemon: Daemon::new(ServerKind::Nats, log_file, Signal::KILL, options.patience),
         program: program.path.clone(),
         directory,
         name: format!("amaima-{}", Uuid::new_v4().simple()),
