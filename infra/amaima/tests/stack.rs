@@ -206,6 +206,22 @@ async fn up_runs_once_and_down_stops_and_wipes() -> Result<()> {
 }
 
 #[tokio::test]
+async fn postgres_goes_elsewhere_when_its_user_cannot_enter() -> Result<()> {
+    let closed = directory_with_mode(0o700)?;
+    let mut options = StackOptions::new(closed.path().join("data"));
+    options.disposable = true;
+    let stack = Stack::start(options).await?;
+    remember(&stack).await?;
+    let state: serde_json::Value =
+        serde_json::from_slice(&fs::read(stack.data_dir().join("stack.json"))?)?;
+    let elsewhere = state["postgres_elsewhere"].as_str().map(ToOwned::to_owned);
+    assert_eq!(elsewhere.is_some(), rustix::process::geteuid().is_root());
+    drop(stack);
+    ensure!(elsewhere.is_none_or(|path| !Path::new(&path).exists()));
+    Ok(())
+}
+
+#[tokio::test]
 async fn given_servers_are_used_and_left_alone() -> Result<()> {
     let given = testing().await?;
     let directory = open_directory()?;
@@ -415,8 +431,12 @@ fn command(data_dir: &Path, arguments: &[&str]) -> Command {
 
 /// A temporary directory that PostgreSQL's user can pass through.
 fn open_directory() -> Result<TempDir> {
+    directory_with_mode(0o711)
+}
+
+fn directory_with_mode(mode: u32) -> Result<TempDir> {
     let mut builder = tempfile::Builder::new();
-    let builder = builder.permissions(fs::Permissions::from_mode(0o711));
+    let builder = builder.permissions(fs::Permissions::from_mode(mode));
     Ok(builder.tempdir()?)
 }
 

@@ -52,7 +52,7 @@ pub(super) struct DataDir {
 impl DataDir {
     /// Makes the directory if needed and locks it for this process.
     pub fn open(path: &Path, disposable: bool) -> Result<Self, Error> {
-        make_directory(path)?;
+        make_passable(path)?;
         let path = path
             .canonicalize()
             .map_err(Error::io("cannot open", path))?;
@@ -207,7 +207,8 @@ fn remove(directory: &Path) -> Result<(), Error> {
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), Error> {
+/// Makes a directory that PostgreSQL's user can pass through, unless it is there.
+pub(super) fn make_passable(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }

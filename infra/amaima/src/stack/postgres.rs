@@ -8,7 +8,7 @@ use cluster::{Cluster, DATA};
 use super::{
     Error, Progress, ServerKind, StackOptions, SyncMode,
     daemon::Daemon,
-    data_dir::DataDir,
+    data_dir::{DataDir, make_passable},
     ports,
     programs::{POSTGRES_OLDEST, Program, Version},
     server::{Body, Server},
@@ -383,6 +383,7 @@ fn place(data_dir: &DataDir, user: Option<&User>, progress: &Progress) -> Result
         data_dir.path().display(),
         elsewhere.display()
     ));
+    make_passable(Path::new(ELSEWHERE))?;
     data_dir.update(|state| state.postgres_elsewhere = Some(elsewhere.clone()))?;
     Ok(elsewhere)
 }
