@@ -114,9 +114,10 @@ async fn follow(
 impl Runner {
     /// Carries out the reactions to one commit and acknowledges it.
     async fn settle(&self, message: &Message) {
+        let log_seq = message.info().map_or(0, |info| info.stream_sequence);
         for reaction in reactions(message) {
             let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-            while let Err(reason) = self.carry_out(&reaction).await {
+            while let Err(reason) = self.carry_out(&reaction, log_seq).await {
                 warn!(subject = %message.subject, reason, "a reaction is tried again");
                 // Unless the server hears that we are at it, it hands the commit to others too.
                 message.ack_with(AckKind::Progress).await.ok();
@@ -128,13 +129,14 @@ impl Runner {
         }
     }
 
-    async fn carry_out(&self, reaction: &Reaction) -> Result<(), String> {
+    async fn carry_out(&self, reaction: &Reaction, log_seq: u64) -> Result<(), String> {
         match reaction {
             Reaction::OpenStream { query, owner, at } => {
                 let message = token::Message {
                     seq: 1,
                     at: *at,
                     body: Body::Queued { owner: *owner },
+                    log_seq: None,
                 };
                 match self.tokens.append(*query, 0, &message).await {
                     Ok(_) | Err(infra::append::Error::Conflict { .. }) => Ok(()),
@@ -161,7 +163,7 @@ impl Runner {
                 query,
                 terminal,
                 at,
-            } => self.close_stream(*query, terminal, *at).await,
+            } => self.close_stream(*query, terminal, *at, log_seq).await,
             Reaction::Revoke { key, ttl_secs } => {
                 // A replay of old events must not revoke for longer than the tokens can live.
                 debug_assert!(*ttl_secs <= limits::REFRESH_TOKEN_SECS);
@@ -182,6 +184,7 @@ impl Runner {
         query: QueryId,
         terminal: &Terminal,
         at: domain::Timestamp,
+        log_seq: u64,
     ) -> Result<(), String> {
         // Whoever works on it can stop: nothing that it says now would be stored.
         self.client
@@ -214,6 +217,7 @@ impl Runner {
                     seq: seq + 1,
                     at,
                     body: Body::Terminal(terminal.clone()),
+                    log_seq: Some(log_seq),
                 },
             };
             match self.tokens.append(query, history.last, &next).await {
@@ -260,6 +264,7 @@ fn filler(
         seq,
         at,
         body: Body::Chunk(chunk),
+        log_seq: None,
     }
 }
 
@@ -315,6 +320,7 @@ mod tests {
             seq,
             at: Timestamp::from_millis(0),
             body: Body::Chunk(chunk),
+            log_seq: None,
         }
     }
 

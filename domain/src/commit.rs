@@ -161,6 +161,7 @@ mod tests {
                     prompt_tokens: 1,
                     completion_tokens: 2,
                 },
+                chunks: 1,
             },
             at: Timestamp::from_millis(5),
         };

@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) views: Views,
     pub(crate) tokens: Tokens,
     pub(crate) revocations: Revocations,
-    pub(crate) writes: LastWrites,
+    pub(crate) writes: Arc<LastWrites>,
     pub(crate) hub: Hub,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) origins: Origins,
@@ -70,6 +70,7 @@ impl App {
         lifecycle: Lifecycle,
     ) -> Self {
         let metrics = Arc::new(Metrics::new());
+        let writes = Arc::new(LastWrites::new());
         let tokens = infra::tokens::Tokens::new(nats.clone());
         Self(Arc::new(Shared {
             commands: Commands::new(nats.clone()),
@@ -78,8 +79,14 @@ impl App {
             // Needed until the last call has ended, so its end is not waited for: a child's tasks
             // are dropped with the parent's hard signal.
             revocations: Revocations::watch(&nats, &lifecycle.child()),
-            writes: LastWrites::new(),
-            hub: Hub::new(nats.clone(), tokens, metrics.clone(), lifecycle.clone()),
+            writes: writes.clone(),
+            hub: Hub::new(
+                nats.clone(),
+                tokens,
+                metrics.clone(),
+                writes.clone(),
+                lifecycle.clone(),
+            ),
             metrics,
             origins: Origins::new(config.origins()),
             sockets: Arc::new(Counted::new(config.sockets.per_user)),

@@ -120,7 +120,8 @@ pub(crate) async fn submit(
         submission,
     } = draft;
     let kind = QueryKind::of(&submission.operation, &submission.text);
-    let command = CommandId::derived(&[&query.to_string(), "submit"]);
+    // The user is part of it: a stranger's submission under the same id is another command.
+    let command = CommandId::derived(&[&user.to_string(), &query.to_string(), "submit"]);
     let body = Body::SubmitQuery {
         query,
         named,

@@ -64,6 +64,7 @@ impl StreamWriter {
             seq,
             at: clock::now(),
             body,
+            log_seq: None,
         };
         self.messages.push(message);
         self.store_from(self.messages.len() - 1).await

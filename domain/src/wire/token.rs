@@ -24,6 +24,9 @@ pub struct Message {
     pub at: Timestamp,
     /// What it says.
     pub body: Body,
+    /// On the last message: the sequence in the log that a read must reflect to show the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_seq: Option<u64>,
 }
 
 /// What a message of the stream says.
@@ -148,6 +151,7 @@ mod tests {
                     seq,
                     at: Timestamp::from_millis(0),
                     body,
+                    log_seq: None,
                 };
                 let json = serde_json::to_string(&message).unwrap();
                 assert_eq!(serde_json::from_str::<Message>(&json).unwrap(), message);

@@ -1,7 +1,7 @@
 //! One query's stream as this gateway knows it, and those who follow it.
 
 use super::Entry;
-use crate::metrics::QueryKind;
+use crate::{consistency::LastWrites, metrics::QueryKind};
 use domain::{
     id::{AccountId, QueryId},
     wire::token::{Body, Message, Terminal},
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 /// What is known of one query's stream.
 pub(crate) struct Feed {
     pub(crate) query: QueryId,
+    writes: Arc<LastWrites>,
     state: RwLock<State>,
     head: AtomicU32,
     read: watch::Sender<bool>,
@@ -51,9 +52,10 @@ impl Ended {
 }
 
 impl Feed {
-    pub(super) fn new(query: QueryId) -> Self {
+    pub(super) fn new(query: QueryId, writes: Arc<LastWrites>) -> Self {
         Self {
             query,
+            writes,
             state: RwLock::default(),
             head: AtomicU32::new(0),
             read: watch::Sender::new(false),
@@ -82,6 +84,10 @@ impl Feed {
                     Body::Chunk(_) => {}
                     Body::Terminal(terminal) => {
                         state.terminal = Some(Arc::new(Ended(terminal.clone())));
+                        // Whoever hears of the end finds it in the next read.
+                        if let (Some(owner), Some(seq)) = (state.owner, message.log_seq) {
+                            self.writes.record(owner, seq);
+                        }
                     }
                 }
             }
@@ -227,13 +233,16 @@ mod tests {
             seq,
             at: Timestamp::from_millis(0),
             body,
+            log_seq: Some(u64::from(seq) + 40),
         }
     }
 
     #[tokio::test]
     async fn followers_read_from_their_cursors_and_are_woken() {
         let owner = AccountId::new(uuid::Uuid::from_u128(1));
-        let feed = Arc::new(Feed::new(QueryId::new(uuid::Uuid::from_u128(2))));
+        let writes = Arc::new(LastWrites::new());
+        let query = QueryId::new(uuid::Uuid::from_u128(2));
+        let feed = Arc::new(Feed::new(query, writes.clone()));
         let bell = Arc::new(Notify::new());
         let follower = Follower::attach(feed.clone(), bell.clone());
         assert!(!feed.append(&[message(1, Body::Queued { owner })]));
@@ -241,6 +250,7 @@ mod tests {
         assert_eq!(follower.owner(), Some(owner));
         assert!(feed.append(&[message(2, Body::Terminal(Terminal::Cancelled))]));
         assert_eq!(follower.head(), 2);
+        assert_eq!(writes.of(owner), 42, "the owner's next read shows the end");
         let seqs = |cursor, max| -> Vec<u32> {
             follower.after(cursor, max).iter().map(|e| e.seq).collect()
         };

@@ -88,6 +88,7 @@ impl Entry {
             seq: from_seq.saturating_add(1),
             at: item.completed_at.unwrap_or(item.created_at),
             body: Body::Terminal(terminal),
+            log_seq: None,
         };
         Self::of(item.query_id, &message)
     }
@@ -120,6 +121,7 @@ mod tests {
                 logprob: 0.0,
                 compute_ms: 1,
             }),
+            log_seq: None,
         };
         let entry = Entry::of(query, &message);
         let expected = ServerFrame {
@@ -142,6 +144,7 @@ mod tests {
                 code: Code::QueryModelError,
                 message: "The model failed".into(),
             }),
+            log_seq: None,
         };
         let entry = Entry::of(QueryId::new(uuid::Uuid::nil()), &message);
         let error = entry.error.unwrap();

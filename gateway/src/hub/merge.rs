@@ -99,6 +99,7 @@ mod tests {
             seq,
             at: Timestamp::from_millis(0),
             body,
+            log_seq: None,
         }
     }
 

@@ -11,7 +11,10 @@ mod merge;
 pub(crate) use feed::Follower;
 pub(crate) use frame::{Entry, encode};
 
-use crate::metrics::{Metrics, QueryKind};
+use crate::{
+    consistency::LastWrites,
+    metrics::{Metrics, QueryKind},
+};
 use async_nats::connection::State;
 use domain::id::QueryId;
 use feed::Feed;
@@ -52,6 +55,7 @@ pub(crate) struct Hub(Arc<Shared>);
 struct Shared {
     tokens: Tokens,
     metrics: Arc<Metrics>,
+    writes: Arc<LastWrites>,
     lifecycle: Lifecycle,
     shelf: Mutex<Shelf>,
     connection: watch::Sender<Connection>,
@@ -75,6 +79,7 @@ impl Hub {
         client: async_nats::Client,
         tokens: Tokens,
         metrics: Arc<Metrics>,
+        writes: Arc<LastWrites>,
         lifecycle: Lifecycle,
     ) -> Self {
         let connection = watch::Sender::new(look(&client));
@@ -97,6 +102,7 @@ impl Hub {
         Self(Arc::new(Shared {
             tokens,
             metrics,
+            writes,
             lifecycle,
             shelf: Mutex::new(Shelf {
                 running: HashMap::new(),
@@ -133,7 +139,7 @@ impl Hub {
         if let Some(feed) = shelf.running.get(&query) {
             return feed.clone();
         }
-        let feed = Arc::new(Feed::new(query));
+        let feed = Arc::new(Feed::new(query, self.0.writes.clone()));
         shelf.running.insert(query, feed.clone());
         let task = self.clone().run(feed.clone());
         self.0.lifecycle.spawn("feed", task);
