@@ -276,7 +276,7 @@ async fn old_servers_are_refused_with_the_reason() -> Result<()> {
     fake(&fakes.join("postgres"), "postgres (PostgreSQL) 14.9")?;
     let mut options = StackOptions::new(directory.path().join("data"));
     options.programs = Programs {
-        search: vec![fakes],
+        search: Some(vec![fakes]),
         cache: None,
         install: false,
     };

@@ -51,6 +51,12 @@ pub enum Error {
         /// The commands to type.
         how_to: String,
     },
+    /// A program cannot be installed from here.
+    #[error("{reason}")]
+    CannotInstall {
+        /// Why not.
+        reason: String,
+    },
     /// A downloaded file is not the pinned one.
     #[error("{} has SHA-256 {found}, not the pinned {expected}; it was not installed", file.display())]
     WrongHash {

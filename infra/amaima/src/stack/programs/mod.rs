@@ -13,8 +13,8 @@ use std::{
 /// Where programs are looked for, and whether they may be installed.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// Directories, in this order. By default those of `PATH`, then the usual places.
-    pub search: Vec<PathBuf>,
+    /// Directories, in this order; `None` for those of `PATH` and then the usual places.
+    pub search: Option<Vec<PathBuf>>,
     /// What is downloaded or prepared once is kept here: `$XDG_CACHE_HOME/amaima` or
     /// `~/.cache/amaima`. Looked through last.
     pub cache: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct Programs {
 impl Default for Programs {
     fn default() -> Self {
         Self {
-            search: usual_places(),
+            search: None,
             cache: usual_cache(),
             install: true,
         }
@@ -171,12 +171,17 @@ impl Programs {
         blocking(work).await
     }
 
+    /// Where to look, at this moment: an installation brings directories that were not there.
+    fn directories(&self) -> Vec<PathBuf> {
+        self.search.clone().unwrap_or_else(usual_places)
+    }
+
     fn find_nats_server(&self) -> Result<Program, Unfound> {
         let cached = self
             .cache
             .iter()
             .map(|cache| install::nats_directory(cache));
-        let directories = self.search.iter().cloned().chain(cached);
+        let directories = self.directories().into_iter().chain(cached);
         let check = |_: &Path, version| NATS_OLDEST.admits(version);
         find_in(directories, "nats-server", "nats-server", check)
     }
@@ -194,7 +199,12 @@ impl Programs {
             }
             Ok(())
         };
-        find_in(self.search.iter().cloned(), "PostgreSQL", "postgres", check)
+        find_in(
+            self.directories().into_iter(),
+            "PostgreSQL",
+            "postgres",
+            check,
+        )
     }
 }
 
