@@ -17,8 +17,11 @@ use tracing::{debug, error, info, warn};
 const ACK_WAIT: Duration = Duration::from_secs(4);
 /// Signs of life come this often.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How long one pull waits at the server.
-const PULL: Duration = Duration::from_secs(20);
+/// How long one pull waits at the server. A server that restarts forgets it, so that this is also
+/// how long a job may wait after that.
+const PULL: Duration = Duration::from_secs(2);
+/// The server's answer that there was nothing may take so much longer.
+const PULL_SLACK: Duration = Duration::from_millis(500);
 
 /// Works until the lifecycle stops it, then finishes what is in hand.
 pub(crate) async fn run(
@@ -75,7 +78,10 @@ async fn pull_jobs(
             .expires(PULL)
             .messages()
             .await?;
-        let Some(message) = pulled.next().await.transpose()? else {
+        let Ok(pulled) = tokio::time::timeout(PULL + PULL_SLACK, pulled.next()).await else {
+            continue;
+        };
+        let Some(message) = pulled.transpose()? else {
             continue;
         };
         let worker = worker.clone();

@@ -169,14 +169,14 @@ fn revoked(nats: &config::Nats) -> kv::Config {
     }
 }
 
-/// A convenience of two minutes, so memory is enough.
+/// In files, since a bucket in memory is gone after a restart of its server, and submitting with it.
 fn submissions(nats: &config::Nats) -> kv::Config {
     kv::Config {
         bucket: subject::SUBMISSIONS.into(),
         description: "Each user's latest submissions, for duplicates and claims".into(),
         history: 1,
         max_age: Duration::from_millis(limits::CLAIM_QUERY_MILLIS),
-        storage: StorageType::Memory,
+        storage: StorageType::File,
         num_replicas: nats.replicas,
         ..kv::Config::default()
     }

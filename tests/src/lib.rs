@@ -1,1 +1,11 @@
-//! Placeholder while the workspace is laid out.
+//! What system tests and benches stand on: a whole system per test, on real servers.
+//!
+//! [`world::World`] brings up nats-server, PostgreSQL, an S3 endpoint and our services; a
+//! [`client::Client`] speaks to it as an app would. Services run in the test's process, or as
+//! processes of their own ([`service`]) where a test kills them.
+
+pub mod browser;
+pub mod client;
+pub mod random_model;
+pub mod service;
+pub mod world;

@@ -1,0 +1,268 @@
+//! A whole system: servers, services, a place for clients.
+
+use crate::{
+    client::Client,
+    random_model,
+    service::{self, Role},
+};
+use amaima::stack::{self, Process, Stack, wait_for};
+use infra::{config, lifecycle::Lifecycle};
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::OnceLock,
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// How long anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How services run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Services {
+    /// In the test's own process.
+    #[default]
+    InProcess,
+    /// One process each, so that they can be killed.
+    AsProcesses,
+}
+
+/// What a world is made of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How services run.
+    pub services: Services,
+    /// A slow model of random weights in place of the demo model.
+    pub slow_model: bool,
+    /// No inference worker.
+    pub no_worker: bool,
+    /// Short intervals of pings on sockets.
+    pub fast_pings: bool,
+}
+
+/// Servers and services of one test. Everything goes when it is dropped.
+pub struct World {
+    /// The servers.
+    pub stack: Stack,
+    /// Where the gateway listens.
+    pub http: SocketAddr,
+    /// Where Prometheus would scrape.
+    pub metrics: SocketAddr,
+    /// The life of services in this process.
+    pub lifecycle: Lifecycle,
+    env: Vec<(String, String)>,
+    processes: HashMap<&'static str, Process>,
+    logs: TempDir,
+}
+
+impl World {
+    /// Everything in this process, with the demo model.
+    pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// A world made to order; comes back when it answers.
+    ///
+    /// # Panics
+    /// When it cannot be brought up: there is nothing to test then.
+    pub async fn with(options: Options) -> Self {
+        let stack = stack::testing().await.expect("the servers start");
+        let logs = TempDir::new().expect("a directory for logs");
+        let (http, metrics) = (free_address(), free_address());
+        let mut env: Vec<(String, String)> = stack
+            .endpoints()
+            .env()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        env.push(("HTTP_ADDR".into(), http.to_string()));
+        env.push(("METRICS_ADDR".into(), metrics.to_string()));
+        env.push(("JWT_SECRET".into(), signing_key().to_owned()));
+        env.push(("DEVELOPMENT".into(), "true".into()));
+        env.push(("WORKER_CACHE_DIR".into(), cache().display().to_string()));
+        env.push(("WORKER_MAX_NEW_TOKENS".into(), "160".into()));
+        if options.slow_model {
+            env.push(("MODEL_DIR".into(), slow_model().display().to_string()));
+        }
+        let mut world = Self {
+            stack,
+            http,
+            metrics,
+            lifecycle: Lifecycle::new(),
+            env,
+            processes: HashMap::new(),
+            logs,
+        };
+        match options.services {
+            Services::InProcess => world.run_in_process(options),
+            Services::AsProcesses => {
+                for role in Role::ALL {
+                    if !(role == Role::Worker && options.no_worker) {
+                        world.spawn(role);
+                    }
+                }
+            }
+        }
+        world.ready().await;
+        world
+    }
+
+    fn run_in_process(&self, options: Options) {
+        let nats = config::Nats::at(&self.stack.endpoints().nats_url);
+        let postgres = config::Postgres::at(&self.stack.endpoints().database_url);
+        let mut gateway = gateway::Config::new(config::Secret::new(signing_key()), nats.clone());
+        gateway.http_addr = self.http;
+        gateway.metrics_addr = self.metrics;
+        gateway.development = true;
+        if options.fast_pings {
+            gateway.sockets.ping_interval = Duration::from_millis(300);
+            gateway.sockets.pong_wait = Duration::from_millis(200);
+        }
+        let mut worker = inference_worker::Config::at(nats.clone());
+        worker.cache_dir = cache();
+        worker.model_dir = options.slow_model.then(slow_model);
+        worker.max_new_tokens = 160;
+        let commands = command_svc::Config { nats: nats.clone() };
+        let projections = projection_svc::Config { nats, postgres };
+        let life = &self.lifecycle;
+        let each = life.clone();
+        life.spawn("command-svc", async move {
+            command_svc::run(commands, each)
+                .await
+                .expect("command-svc runs");
+        });
+        let each = life.clone();
+        life.spawn("projection-svc", async move {
+            projection_svc::run(projections, each)
+                .await
+                .expect("projection-svc runs");
+        });
+        let each = life.clone();
+        life.spawn("gateway", async move {
+            gateway::run(gateway, each).await.expect("the gateway runs");
+        });
+        if !options.no_worker {
+            let each = life.clone();
+            life.spawn("inference-worker", async move {
+                inference_worker::run(worker, each)
+                    .await
+                    .expect("the worker runs");
+            });
+        }
+    }
+
+    /// Waits until the gateway is ready and commands are answered.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn ready(&self) {
+        let url = self.url("/health/ready");
+        let ready = wait_for("a ready gateway", PATIENCE, || async {
+            let response = reqwest::get(&url)
+                .await
+                .map_err(|error| error.to_string())?;
+            if response.status().is_success() {
+                Ok(())
+            } else {
+                Err(response.status().to_string())
+            }
+        });
+        if let Err(error) = ready.await {
+            panic!("{error}\n{}", self.tail_of_logs());
+        }
+    }
+
+    /// The end of what services in processes of their own have logged.
+    pub fn tail_of_logs(&self) -> String {
+        let mut text = String::new();
+        for role in Role::ALL {
+            let log =
+                std::fs::read_to_string(self.logs.path().join(format!("{}.log", role.name())));
+            let log = log.unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            for line in &lines[lines.len().saturating_sub(15)..] {
+                text.push_str(&format!("{}: {line}\n", role.name()));
+            }
+        }
+        text
+    }
+
+    /// An absolute URL at the gateway.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.http)
+    }
+
+    /// A client that has not signed in.
+    pub fn client(&self) -> Client {
+        Client::new(self.http)
+    }
+
+    /// Starts a service as a process.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(&mut self, role: Role) {
+        let process = service::spawn(role, &self.env, self.logs.path()).expect("a process starts");
+        self.processes.insert(role.name(), process);
+    }
+
+    /// Kills a service that runs as a process, as `kill -9` does; comes back when it is gone.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self, role: Role) {
+        let process = self.processes.remove(role.name()).expect("it runs");
+        process.kill().expect("it can be killed");
+    }
+
+    /// A pool of connections to the read models.
+    ///
+    /// # Panics
+    /// When the database does not answer.
+    pub async fn database(&self) -> sqlx::PgPool {
+        sqlx::PgPool::connect(&self.stack.endpoints().database_url)
+            .await
+            .expect("a connection")
+    }
+
+    /// A connection to the bus.
+    ///
+    /// # Panics
+    /// When NATS does not answer.
+    pub async fn nats(&self) -> async_nats::Client {
+        let config = config::Nats::at(&self.stack.endpoints().nats_url);
+        infra::nats::connect(&config, "test")
+            .await
+            .expect("a connection")
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+/// Where models are unpacked, once per test run.
+fn cache() -> PathBuf {
+    let cache = std::env::temp_dir().join("amaima-tests");
+    std::fs::create_dir_all(&cache).expect("a directory for models");
+    cache
+}
+
+/// The slow model, made once per process and kept only for it.
+fn slow_model() -> PathBuf {
+    static MODEL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, dir) = MODEL.get_or_init(|| {
+        let into = TempDir::new().expect("a directory for the model");
+        let dir = random_model::make(into.path(), random_model::SLOW).expect("a model");
+        (into, dir)
+    });
+    dir.clone()
+}
+
+fn signing_key() -> &'static str {
+    static KEY: OnceLock<String> = OnceLock::new();
+    KEY.get_or_init(|| gateway::keys::generate_pem().expect("a key"))
+}

@@ -1,0 +1,17 @@
+//! System tests: a whole system each, on real servers. One file per subject.
+
+mod accounts;
+mod analysts;
+mod architecture;
+mod console;
+mod demo_model;
+mod errors;
+mod faults;
+mod queries;
+mod sockets;
+
+/// Not a test: services that run as processes of their own are this binary, started again.
+#[test]
+fn service_process() {
+    tests::service::run_if_named();
+}
