@@ -1,5 +1,10 @@
 //! System tests: a whole system each, on real servers. One file per subject.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "tests tell the figures that they have seen"
+)]
+
 mod accounts;
 mod analysts;
 mod architecture;
