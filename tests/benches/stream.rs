@@ -18,7 +18,7 @@ async fn main() -> anyhow::Result<()> {
         let world = World::start().await;
         bare_round_trips(&world.nats().await).await?
     };
-    let model = first_tokens()?;
+    let model = first_tokens().await?;
     let world = World::start().await;
     let mia = Client::registered(world.http).await;
     let mut socket = mia.socket().await;
@@ -94,7 +94,7 @@ async fn bare_round_trips(client: &async_nats::Client) -> anyhow::Result<Vec<Dur
     }
 }
 
-fn first_tokens() -> anyhow::Result<Vec<Duration>> {
+async fn first_tokens() -> anyhow::Result<Vec<Duration>> {
     let cache = tempfile::tempdir()?;
     let engine = Engine::load(
         &inference_worker::demo::unpack(cache.path())?,
@@ -117,7 +117,7 @@ fn first_tokens() -> anyhow::Result<Vec<Duration>> {
         };
         let began = Instant::now();
         let mut items = engine.submit(request)?;
-        while let Some(item) = items.blocking_next() {
+        while let Some(item) = items.next().await {
             if matches!(&item, Item::Token { text, .. } if !text.is_empty()) {
                 times.push(began.elapsed());
                 break;
