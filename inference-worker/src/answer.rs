@@ -79,16 +79,6 @@ impl Worker {
     /// Answers a query, or goes on where the worker before has stopped.
     pub(crate) async fn answer(&self, job: &Job, delivery: i64) -> Ended {
         let query = job.query;
-        let history = match self.tokens.history(query).await {
-            Ok(history) => history,
-            Err(error) => {
-                warn!(query.id = %query, reason = telemetry::chain(&error), "a job has to wait");
-                return Ended::Later(Duration::from_secs(1));
-            }
-        };
-        if history.messages.last().is_some_and(Message::is_terminal) {
-            return Ended::Done;
-        }
         // The same id for every repeat of this delivery, another one for the next delivery.
         let start = CommandId::derived(&[
             &query.to_string(),
@@ -96,7 +86,28 @@ impl Worker {
             &self.name,
             &delivery.to_string(),
         ]);
-        if let Some(ended) = self.start(query, start).await {
+        // Side by side, since the client waits for its first chunk. Whatever the stream holds by
+        // the time of the first append is compared then.
+        let (history, nothing_to_do, stop) = tokio::join!(
+            self.tokens.history(query),
+            self.start(query, start),
+            self.listen_for_stop(query),
+        );
+        let (history, stop) = match (history, stop) {
+            (Ok(history), Ok(stop)) => (history, stop),
+            (Err(error), _) => {
+                warn!(query.id = %query, reason = telemetry::chain(&error), "a job has to wait");
+                return Ended::Later(Duration::from_secs(1));
+            }
+            (_, Err(error)) => {
+                warn!(query.id = %query, %error, "a job has to wait");
+                return Ended::Later(Duration::from_secs(1));
+            }
+        };
+        if history.messages.last().is_some_and(Message::is_terminal) {
+            return Ended::Done;
+        }
+        if let Some(ended) = nothing_to_do {
             return ended;
         }
         if delivery > DELIVERIES {
@@ -108,13 +119,6 @@ impl Worker {
                 )
                 .await;
         }
-        let stop = match self.listen_for_stop(query).await {
-            Ok(stop) => stop,
-            Err(error) => {
-                warn!(query.id = %query, %error, "a job has to wait");
-                return Ended::Later(Duration::from_secs(1));
-            }
-        };
         let mut writer = StreamWriter::after(self.tokens.clone(), query, history);
         let ended = self.generate(job, &mut writer, stop.token.clone()).await;
         let generated = match ended {
