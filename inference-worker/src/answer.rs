@@ -172,17 +172,9 @@ impl Worker {
 
     /// Whether the query has ended, or only our part in it.
     async fn after_loss(&self, query: QueryId, start: CommandId) -> Ended {
-        let model = self.engine.model().id.clone();
-        match self
-            .command(start, command::Body::StartQuery { query, model })
-            .await
-        {
-            Reply::Accepted {
-                outcome: Outcome::Query { status, .. },
-                ..
-            } if status.is_final() => Ended::Done,
-            Reply::Refused { failure } if failure.code == Code::Conflict => Ended::Done,
-            Reply::Accepted { .. } | Reply::Refused { .. } | Reply::Unavailable => Ended::Lost,
+        match self.start(query, start).await {
+            Some(Ended::Done) => Ended::Done,
+            Some(Ended::Later(_) | Ended::Lost) | None => Ended::Lost,
         }
     }
 
