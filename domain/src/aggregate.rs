@@ -21,9 +21,14 @@ pub struct Context {
 }
 
 /// A consistency boundary: one subject in the log, decided about one command at a time.
-pub trait Aggregate: Default + Clone + Send + Sync + 'static {
+pub trait Aggregate:
+    Default + Clone + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
     /// Its kind, which is part of its subject.
     const KIND: Kind;
+    /// Version of the state's shape and of what [`Self::evolve`] makes of events. A snapshot of
+    /// another shape is not used; raise it with every change of either.
+    const SHAPE: u32;
     /// Its facts.
     type Event: Serialize + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static;
     /// Its orders. Cloned when a decision is taken again after a conflict.

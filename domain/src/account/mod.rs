@@ -13,9 +13,11 @@ pub use decide::Refused;
 pub use event::{Event, Tier};
 
 use crate::{Aggregate, Context, Timestamp, id::AccountId, subject::Kind};
+use serde::{Deserialize, Serialize};
 
 /// The state that decisions about an account start from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Account {
     /// Nobody has registered under this id.
     #[default]
@@ -25,7 +27,7 @@ pub enum Account {
 }
 
 /// What is known of a registered person.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     /// The account's id.
     pub id: AccountId,
@@ -43,6 +45,7 @@ pub struct Profile {
 
 impl Aggregate for Account {
     const KIND: Kind = Kind::Account;
+    const SHAPE: u32 = 1;
     type Event = Event;
     type Command = Command;
     type Refused = Refused;

@@ -12,9 +12,11 @@ pub use decide::Refused;
 pub use event::Event;
 
 use crate::{Aggregate, Context, id::AccountId, subject::Kind};
+use serde::{Deserialize, Serialize};
 
 /// Who holds the address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Email {
     /// Nobody.
     #[default]
@@ -25,6 +27,7 @@ pub enum Email {
 
 impl Aggregate for Email {
     const KIND: Kind = Kind::Email;
+    const SHAPE: u32 = 1;
     type Event = Event;
     type Command = Command;
     type Refused = Refused;

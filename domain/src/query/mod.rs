@@ -17,7 +17,8 @@ use crate::{Aggregate, Context, id::AccountId, subject::Kind};
 use serde::{Deserialize, Serialize};
 
 /// The state that decisions about a query start from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Query {
     /// Nobody has asked under this id.
     #[default]
@@ -87,6 +88,7 @@ impl Status {
 
 impl Aggregate for Query {
     const KIND: Kind = Kind::Query;
+    const SHAPE: u32 = 1;
     type Event = Event;
     type Command = Command;
     type Refused = Refused;

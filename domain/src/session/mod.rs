@@ -19,10 +19,12 @@ use crate::{
     id::{AccountId, RefreshId, SessionId},
     subject::Kind,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// The state that decisions about a session start from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Session {
     /// Nobody has signed in under this id.
     #[default]
@@ -37,7 +39,7 @@ pub enum Session {
 }
 
 /// A session that lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
     /// The session's id.
     pub session: SessionId,
@@ -53,6 +55,7 @@ pub struct Open {
 
 impl Aggregate for Session {
     const KIND: Kind = Kind::Session;
+    const SHAPE: u32 = 1;
     type Event = Event;
     type Command = Command;
     type Refused = Refused;
