@@ -196,7 +196,11 @@ async fn an_end_of_sequence_id_stops_without_a_token() {
 
 #[tokio::test]
 async fn dropping_the_last_handle_cancels() {
-    let engine = engine(Options::default());
+    // Nobody reads before the handle is gone, so that the answer cannot be finished by then.
+    let engine = engine(Options {
+        stream_capacity: std::num::NonZeroUsize::MIN,
+        ..Options::default()
+    });
     let generation = engine.submit(request(vec![5; 200], 0)).expect("a place");
     drop(engine);
     assert_eq!(collect(generation).await.finish, Finish::Cancelled);
