@@ -20,6 +20,7 @@
 //! One more server is one more file beside `nats.rs`, a variant in [`ServerKind`] and in
 //! `server::Body`, and a line in [`Stack::start`].
 
+mod cluster;
 mod daemon;
 mod data_dir;
 mod endpoints;
@@ -35,6 +36,7 @@ mod testing;
 mod unprivileged;
 mod wait;
 
+pub use cluster::{Cluster, cluster, cluster_with};
 pub use data_dir::{Holder, holder, wipe};
 pub use endpoints::{Endpoints, Existing};
 pub use error::{Error, ServerKind};

@@ -14,7 +14,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use uuid::Uuid;
 
@@ -32,6 +32,18 @@ pub(super) struct Nats {
     /// Tells our server from one of somebody else on the same port.
     name: String,
     port: u16,
+    membership: Option<Membership>,
+}
+
+/// What a server knows of the cluster that it belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Where this one listens for the others.
+    pub route_port: u16,
+    /// Where all of them listen for each other.
+    pub routes: String,
 }
 
 /// Starts the server, or takes the given one, and returns it with its URL.
@@ -48,16 +60,13 @@ pub(super) async fn start(
     ports::demand_free(ServerKind::Nats, options.ports.nats)?;
     let program = options.programs.nats_server(progress).await?;
     let begun = Instant::now();
-    let directory = data_dir.path().join("nats");
-    prepare(&directory, options.sync)?;
-    let log_file = data_dir.path().join("logs/nats.log");
-    let mut nats = Nats {
-        daemon: Daemon::new(ServerKind::Nats, log_file, Signal::KILL, options.patience),
-        program: program.path.clone(),
-        directory,
-        name: format!("amaima-{}", Uuid::new_v4().simple()),
-        port: 0,
-    };
+    let mut nats = Nats::new(
+        program.path.clone(),
+        data_dir.path().join("nats"),
+        data_dir.path().join("logs/nats.log"),
+        options.sync,
+        options.patience,
+    )?;
     let candidates = ports::candidates(options.ports.nats, data_dir.state().nats_port);
     nats.port = ports::launch_on_first_free(candidates, |port| nats.launch(port)).await?;
     data_dir.update(|state| state.nats_port = Some(nats.port))?;
@@ -67,6 +76,33 @@ pub(super) async fn start(
 }
 
 impl Nats {
+    /// A server that keeps its data in `directory` and has not been launched yet.
+    pub fn new(
+        program: PathBuf,
+        directory: PathBuf,
+        log_file: PathBuf,
+        sync: SyncMode,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        prepare(&directory, sync)?;
+        Ok(Self {
+            daemon: Daemon::new(ServerKind::Nats, log_file, Signal::KILL, patience),
+            program,
+            directory,
+            name: format!("amaima-{}", Uuid::new_v4().simple()),
+            port: 0,
+            membership: None,
+        })
+    }
+
+    /// Launches it on this port. A member of a cluster is there when it takes connections: its
+    /// JetStream answers only when more than half of the members run.
+    pub async fn join(&mut self, port: u16, membership: Option<Membership>) -> Result<(), Error> {
+        self.port = port;
+        self.membership = membership;
+        self.launch(port).await
+    }
+
     pub fn pid(&self) -> Option<u32> {
         self.daemon.pid()
     }
@@ -112,32 +148,42 @@ impl Nats {
             .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
             .args(["--name", &self.name])
             .current_dir(&self.directory);
+        if let Some(member) = &self.membership {
+            let listen = format!("nats://127.0.0.1:{}", member.route_port);
+            command
+                .args(["--cluster_name", &member.cluster, "--cluster", &listen])
+                .args(["--routes", &member.routes]);
+        }
         self.daemon.launch(command, || self.probe(port)).await
     }
 
-    /// The server is ours and JetStream answers.
+    /// The server is ours and, when it is alone, JetStream answers.
     async fn probe(&self, port: u16) -> Result<(), String> {
         let client = connect(&url(port)).await?;
         let name = client.server_info().server_name;
         if name != self.name {
             return Err(format!("another server, {name}, answers on port {port}"));
         }
+        if self.membership.is_some() {
+            return Ok(());
+        }
         ask_jetstream(client).await
     }
 }
 
-fn url(port: u16) -> String {
+pub(super) fn url(port: u16) -> String {
     format!("nats://127.0.0.1:{port}")
 }
 
-async fn connect(url: &str) -> Result<Client, String> {
+pub(super) async fn connect(url: &str) -> Result<Client, String> {
+    let servers: Vec<&str> = url.split(',').collect();
     ConnectOptions::new()
-        .connect(url)
+        .connect(servers)
         .await
         .map_err(|error| error.to_string())
 }
 
-async fn ask_jetstream(client: Client) -> Result<(), String> {
+pub(super) async fn ask_jetstream(client: Client) -> Result<(), String> {
     let account = jetstream::new(client).query_account().await;
     account.map(|_| ()).map_err(|error| error.to_string())
 }

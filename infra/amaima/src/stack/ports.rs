@@ -67,6 +67,18 @@ fn free() -> u16 {
         .unwrap_or(FIRST)
 }
 
+/// This many free ports, each another.
+pub(super) fn distinct(count: usize) -> Vec<u16> {
+    let mut ports = Vec::with_capacity(count);
+    while ports.len() < count {
+        let port = free();
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use std::{
     sync::Once,
     time::Duration,
 };
+use tempfile::TempDir;
 
 const PREFIX: &str = "amaima-stack-";
 
@@ -28,22 +29,33 @@ pub async fn testing() -> Result<Stack, Error> {
 /// # Errors
 /// As [`Stack::start`].
 pub async fn testing_with(change: impl FnOnce(&mut StackOptions)) -> Result<Stack, Error> {
-    static SWEPT: Once = Once::new();
-    let parent = std::env::temp_dir();
-    SWEPT.call_once(|| sweep(&parent));
-    let temporary = tempfile::Builder::new()
-        .prefix(PREFIX)
-        // PostgreSQL passes through as another user when we are root.
-        .permissions(fs::Permissions::from_mode(0o711))
-        .tempdir_in(&parent)
-        .map_err(Error::io("cannot write to", parent))?;
-    let mut options = StackOptions::new(temporary.path());
-    options.sync = SyncMode::Relaxed;
-    options.disposable = true;
+    let temporary = fresh_directory()?;
+    let mut options = disposable(temporary.path());
     change(&mut options);
     let mut stack = Stack::start(options).await?;
     stack.temporary = Some(temporary);
     Ok(stack)
+}
+
+/// What a test starts when it does not care.
+pub(super) fn disposable(directory: &Path) -> StackOptions {
+    let mut options = StackOptions::new(directory);
+    options.sync = SyncMode::Relaxed;
+    options.disposable = true;
+    options
+}
+
+/// A directory for one test.
+pub(super) fn fresh_directory() -> Result<TempDir, Error> {
+    static SWEPT: Once = Once::new();
+    let parent = std::env::temp_dir();
+    SWEPT.call_once(|| sweep(&parent));
+    tempfile::Builder::new()
+        .prefix(PREFIX)
+        // PostgreSQL passes through as another user when we are root.
+        .permissions(fs::Permissions::from_mode(0o711))
+        .tempdir_in(&parent)
+        .map_err(Error::io("cannot write to", parent))
 }
 
 /// Deletes what killed tests left behind.
