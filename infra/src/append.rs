@@ -20,7 +20,8 @@ pub struct Stored {
 /// Why a message was not stored, or perhaps was.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The subject's last sequence is not the expected one, or another write to it is in flight.
+    /// The subject's last sequence is not the expected one, or another write to it, perhaps of the
+    /// same message, is in flight.
     #[error("{subject} is not at sequence {expected}")]
     Conflict {
         /// The subject.
@@ -78,6 +79,9 @@ const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// The same while that other message is in flight on a replicated stream; the client library does
 /// not map this one.
 const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10_164;
+
+/// A message of the same id is in flight on a replicated stream.
+const DUPLICATE_IN_FLIGHT: u64 = 10_158;
 
 /// Appends one message to `subject` if the last message there has the sequence `expected`, zero
 /// meaning that there is none.
@@ -193,7 +197,7 @@ fn read_answer(subject: &str, expected: u64, payload: &[u8]) -> Result<Stored, E
         Some(error)
             if matches!(
                 error.err_code,
-                WRONG_LAST_SEQUENCE | WRONG_LAST_SEQUENCE_IN_FLIGHT
+                WRONG_LAST_SEQUENCE | WRONG_LAST_SEQUENCE_IN_FLIGHT | DUPLICATE_IN_FLIGHT
             ) =>
         {
             Err(Error::Conflict {
@@ -214,8 +218,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_codes_are_conflicts() {
-        for code in [10_071, 10_164] {
+    fn what_another_write_in_flight_causes_is_a_conflict() {
+        for code in [10_071, 10_164, 10_158] {
             let json = format!(r#"{{"error":{{"code":400,"err_code":{code},"description":"x"}}}}"#);
             assert!(matches!(
                 read_answer("s", 4, json.as_bytes()),

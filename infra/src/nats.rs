@@ -19,6 +19,7 @@ const RECONNECT_MAX: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the first connection cannot be made; later losses are mended in the background.
 pub async fn connect(config: &config::Nats, name: &str) -> Result<Client, Error> {
+    let servers: Vec<&str> = config.url.expose().split(',').collect();
     let client = ConnectOptions::new()
         .name(name)
         .max_reconnects(None)
@@ -38,7 +39,7 @@ pub async fn connect(config: &config::Nats, name: &str) -> Result<Client, Error>
                 other => warn!(event = %other, "NATS client"),
             }
         })
-        .connect(config.url.expose())
+        .connect(servers)
         .await?;
     Ok(client)
 }
