@@ -13,6 +13,7 @@ mod demo_model;
 mod errors;
 mod faults;
 mod queries;
+mod server;
 mod sockets;
 
 /// Not a test: services that run as processes of their own are this binary, started again.
