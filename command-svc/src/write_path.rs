@@ -3,7 +3,7 @@
 use domain::{Aggregate, id::CommandId};
 use infra::{
     clock,
-    event_store::{self, EventStore, Loaded, Provenance},
+    event_store::{self, EventStore, Known, Loaded, Provenance},
     retry::Backoff,
 };
 use lru::LruCache;
@@ -29,6 +29,12 @@ pub enum Error<R: std::error::Error + 'static> {
     /// Others changed the aggregate again and again.
     #[error("the aggregate changed {ATTEMPTS} times meanwhile")]
     Conflict,
+    /// A command of this id said something else.
+    #[error("the command's id came before with another body")]
+    OtherBody,
+    /// Nobody waits for the answer any more.
+    #[error("the deadline has passed")]
+    Late,
     /// The log could not be read or written.
     #[error(transparent)]
     Log(event_store::Error),
@@ -137,15 +143,21 @@ impl WritePath {
             (None, Expect::Anything) => (self.store.load(id).await.map_err(Error::Log)?, true),
         };
         for _ in 0..ATTEMPTS {
-            if let Some(seq) = loaded.sequence_of(provenance.command) {
+            if let Some(known) = loaded.known(provenance.command).copied() {
                 cache.put(id, loaded.clone());
+                if !known.says(provenance.fingerprint) {
+                    return Err(Error::OtherBody);
+                }
                 return Ok(Executed {
                     state: loaded.state,
-                    seq,
+                    seq: known.seq,
                     appended: false,
                 });
             }
             let now = clock::now();
+            if now > provenance.deadline {
+                return Err(Error::Late);
+            }
             let decided = loaded
                 .state
                 .decide(command.clone(), &provenance.context(now));
@@ -173,7 +185,12 @@ impl WritePath {
                 .map_err(Error::Log)?;
             match self.store.append(pending).await {
                 Ok(stored) if !stored.duplicate => {
-                    let loaded = loaded.after(provenance.command, stored.seq, &events);
+                    let by = Known {
+                        command: provenance.command,
+                        seq: stored.seq,
+                        fingerprint: provenance.fingerprint,
+                    };
+                    let loaded = loaded.after(by, &events);
                     cache.put(id, loaded.clone());
                     return Ok(Executed {
                         state: loaded.state,

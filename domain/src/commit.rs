@@ -18,6 +18,8 @@ pub mod header {
     pub const CORRELATION_ID: &str = "Amaima-Correlation-Id";
     /// What caused the command: a request id or an event id.
     pub const CAUSATION_ID: &str = "Amaima-Causation-Id";
+    /// What the command said, as [`crate::Fingerprint`]: where it came with an idempotency key.
+    pub const FINGERPRINT: &str = "Amaima-Fingerprint";
     /// Version of this layout.
     pub const SCHEMA: &str = "Amaima-Schema";
     /// W3C Trace Context.

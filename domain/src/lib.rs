@@ -14,6 +14,7 @@ pub mod aggregate;
 pub mod authority;
 pub mod commit;
 pub mod email;
+pub mod fingerprint;
 pub mod id;
 pub mod limits;
 pub mod policy;
@@ -25,4 +26,5 @@ pub mod wire;
 
 pub use aggregate::{Aggregate, Context};
 pub use authority::Actor;
+pub use fingerprint::Fingerprint;
 pub use time::Timestamp;

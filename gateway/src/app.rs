@@ -118,6 +118,7 @@ impl App {
             request_id: call.request_id.to_string(),
             traceparent: call.traceparent.clone(),
             deadline: infra::clock::now().plus_millis(COMMAND_WAIT_MILLIS),
+            fingerprint: None,
             body,
         };
         match self.commands.send(&request).await {
@@ -133,6 +134,7 @@ impl App {
             }
             Reply::Refused { failure } => Err(failure),
             Reply::Unavailable => Err(Failure::unavailable()),
+            Reply::Overloaded { retry_after_ms } => Err(Failure::overloaded(retry_after_ms)),
         }
     }
 

@@ -79,9 +79,8 @@ pub(crate) fn check(
     if text.chars().count() > limits::QUERY_CHARS {
         let rule = format!("Must have at most {} characters", limits::QUERY_CHARS);
         return Err(Failure {
-            code: Code::ValidationTooLarge,
-            message: "Query is too long".into(),
             details: vec![Detail::new("query", DetailKind::TooLarge, rule)],
+            ..Failure::new(Code::ValidationTooLarge, "Query is too long")
         });
     }
     if let Some(file) = files.first() {

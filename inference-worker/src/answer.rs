@@ -164,7 +164,7 @@ impl Worker {
                 info!(query.id = %query, reason = failure.message, "nothing to do for a job");
                 Some(Ended::Done)
             }
-            Reply::Refused { .. } | Reply::Unavailable => {
+            Reply::Refused { .. } | Reply::Unavailable | Reply::Overloaded { .. } => {
                 Some(Ended::Later(Duration::from_secs(1)))
             }
         }
@@ -352,7 +352,7 @@ impl Worker {
                 error!(query.id = %query, reason = failure.message, "the end of a query is refused");
                 Ended::Later(Duration::from_secs(5))
             }
-            Reply::Unavailable => Ended::Later(Duration::from_secs(1)),
+            Reply::Unavailable | Reply::Overloaded { .. } => Ended::Later(Duration::from_secs(1)),
         }
     }
 
@@ -360,12 +360,13 @@ impl Worker {
         let deadline =
             clock::now().plus_millis(i64::try_from(COMMAND.as_millis()).unwrap_or(i64::MAX));
         self.commands
-            .send(&command::Request {
+            .insist(&command::Request {
                 id,
                 actor: Actor::Worker(self.name.clone()),
                 request_id: id.to_string(),
                 traceparent: None,
                 deadline,
+                fingerprint: None,
                 body,
             })
             .await

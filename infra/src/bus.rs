@@ -25,8 +25,25 @@ impl Commands {
         Self { client }
     }
 
+    /// Sends a command until it is accepted or refused or its deadline has passed, for senders who
+    /// can wait: an overload of command-svc is waited out.
+    pub async fn insist(&self, request: &command::Request) -> command::Reply {
+        loop {
+            let reply = self.send(request).await;
+            let command::Reply::Overloaded { retry_after_ms } = reply else {
+                return reply;
+            };
+            let pause = Duration::from_millis(retry_after_ms.into());
+            if pause >= left(request.deadline) {
+                return reply;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Sends a command until there is an answer or its deadline has passed, always with the same
-    /// id, so that it takes effect at most once. `Unavailable` means that nothing is known.
+    /// id, so that it takes effect at most once. `Unavailable` means that nothing is known. An
+    /// overload is answered at once: trying again here would add to it.
     pub async fn send(&self, request: &command::Request) -> command::Reply {
         let Ok(payload) = serde_json::to_vec(request) else {
             return command::Reply::Unavailable;

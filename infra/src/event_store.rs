@@ -7,11 +7,12 @@ use crate::{append, direct_get};
 use async_nats::{Client, HeaderMap, header as nats_header, jetstream};
 use bytes::Bytes;
 use domain::{
-    Actor, Aggregate, Context, Timestamp,
+    Actor, Aggregate, Context, Fingerprint, Timestamp,
     commit::{self, header},
     id::CommandId,
     limits, subject,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use uuid::Uuid;
 
@@ -70,7 +71,29 @@ pub struct Loaded<A> {
     pub state: A,
     /// Stream sequence of its last commit, zero if there is none.
     pub last_seq: u64,
-    recent: VecDeque<(CommandId, u64)>,
+    recent: VecDeque<Known>,
+}
+
+/// A command that made a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Its id.
+    pub command: CommandId,
+    /// The commit's sequence in the stream.
+    pub seq: u64,
+    /// What it said, where it came with an idempotency key.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl Known {
+    /// Whether a repeat that says `fingerprint` says what this one said. What has no fingerprint
+    /// cannot be compared and is taken at its word.
+    pub fn says(&self, fingerprint: Option<Fingerprint>) -> bool {
+        match (self.fingerprint, fingerprint) {
+            (Some(first), Some(repeat)) => first == repeat,
+            (None, _) | (_, None) => true,
+        }
+    }
 }
 
 impl<A: Aggregate> Default for Loaded<A> {
@@ -84,25 +107,25 @@ impl<A: Aggregate> Default for Loaded<A> {
 }
 
 impl<A: Aggregate> Loaded<A> {
-    /// The sequence of the commit that this command made, if it is among the latest
+    /// This command, if it made the first commit or one of the latest
     /// [`limits::RECENT_COMMANDS`].
-    pub fn sequence_of(&self, command: CommandId) -> Option<u64> {
+    pub fn known(&self, command: CommandId) -> Option<&Known> {
         self.recent
             .iter()
             .rev()
-            .find(|(known, _)| *known == command)
-            .map(|(_, seq)| *seq)
+            .find(|known| known.command == command)
     }
 
     /// This aggregate after one more commit.
     #[must_use]
-    pub fn after(mut self, command: CommandId, seq: u64, events: &[A::Event]) -> Self {
+    pub fn after(mut self, by: Known, events: &[A::Event]) -> Self {
         self.state = events.iter().fold(self.state, A::evolve);
-        self.last_seq = seq;
+        self.last_seq = by.seq;
         if self.recent.len() == limits::RECENT_COMMANDS {
-            self.recent.pop_front();
+            // The one that made the aggregate is known for ever.
+            self.recent.remove(1);
         }
-        self.recent.push_back((command, seq));
+        self.recent.push_back(by);
         self
     }
 }
@@ -120,6 +143,10 @@ pub struct Provenance {
     pub causation: String,
     /// W3C Trace Context.
     pub traceparent: Option<String>,
+    /// What the command says, where it came with an idempotency key.
+    pub fingerprint: Option<Fingerprint>,
+    /// After this instant nobody waits for the answer, and no attempt is begun. Not stored.
+    pub deadline: Timestamp,
 }
 
 impl Provenance {
@@ -186,8 +213,7 @@ impl EventStore {
         let mut loaded = loaded;
         for message in messages {
             let events: Vec<A::Event> = commit::decode(&subject, &message.payload)?;
-            let command = command_of(&message.headers).unwrap_or(CommandId::new(Uuid::nil()));
-            loaded = loaded.after(command, message.seq, &events);
+            loaded = loaded.after(known(&message.headers, message.seq), &events);
         }
         Ok(loaded)
     }
@@ -259,6 +285,9 @@ impl EventStore {
         if let Some(traceparent) = &provenance.traceparent {
             headers.insert(header::TRACEPARENT, traceparent.as_str());
         }
+        if let Some(fingerprint) = &provenance.fingerprint {
+            headers.insert(header::FINGERPRINT, fingerprint.to_string());
+        }
         Ok(Pending {
             subject,
             expected,
@@ -310,6 +339,16 @@ impl EventStore {
         // A retry of the same command is another batch to the server.
         let batch = format!("{batch}-{:08x}", crate::clock::fresh_id().as_u128() as u32);
         Ok(append::append_batch(&self.client, &batch, parts).await?.seq)
+    }
+}
+
+fn known(headers: &HeaderMap, seq: u64) -> Known {
+    Known {
+        command: command_of(headers).unwrap_or(CommandId::new(Uuid::nil())),
+        seq,
+        fingerprint: headers
+            .get(header::FINGERPRINT)
+            .and_then(|text| text.as_str().parse().ok()),
     }
 }
 

@@ -127,6 +127,7 @@ async fn order(commands: &Commands) -> anyhow::Result<()> {
         request_id: "req_0123456789ab".into(),
         traceparent: None,
         deadline: clock::now().plus_millis(30_000),
+        fingerprint: None,
         body: Body::SubmitQuery {
             query: QueryId::new(clock::fresh_id()),
             named: true,

@@ -131,6 +131,8 @@ fn provenance(request: &Request) -> Provenance {
         request_id: request.request_id.clone(),
         causation: request.request_id.clone(),
         traceparent: request.traceparent.clone(),
+        fingerprint: request.fingerprint,
+        deadline: request.deadline,
     }
 }
 
@@ -241,6 +243,8 @@ impl Problem {
                 Code::Conflict,
                 "The resource was changed by others at the same time",
             ),
+            write_path::Error::OtherBody => Self::Failure(Failure::other_body()),
+            write_path::Error::Late => Self::Unavailable(error.to_string()),
             write_path::Error::Log(error) => error.into(),
         }
     }

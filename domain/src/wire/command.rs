@@ -4,7 +4,7 @@
 //! the answer to the first.
 
 use crate::{
-    Actor, Timestamp,
+    Actor, Fingerprint, Timestamp,
     id::{AccountId, CommandId, QueryId, RefreshId, SessionId},
     query::{Answer, Status, Submission},
     subject::Kind,
@@ -29,6 +29,9 @@ pub struct Request {
     pub traceparent: Option<String>,
     /// After this instant nobody waits for the answer any more.
     pub deadline: Timestamp,
+    /// What it says, where the client gave an idempotency key: a repeat must say the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
     /// The command.
     pub body: Body,
 }
@@ -164,6 +167,50 @@ impl Body {
     }
 }
 
+impl Body {
+    /// What it says, without secrets. The context of a question is left out: clients note there
+    /// where they come from, which may change from one attempt to the next.
+    pub fn fingerprint(&self, key: &str) -> Fingerprint {
+        let mut parts = vec![self.name()];
+        let ids: [String; 2];
+        match self {
+            Self::Register { email, name, .. } => parts.extend([email, name].map(String::as_str)),
+            Self::Login {
+                email,
+                device_id,
+                device_name,
+                ..
+            } => {
+                parts.push(email);
+                for text in [device_id, device_name] {
+                    // An absent one differs from an empty one.
+                    parts.extend(text.as_deref().map_or(["-", ""], |text| ["+", text]));
+                }
+            }
+            Self::Refresh { session, refresh } => {
+                ids = [session.to_string(), refresh.to_string()];
+                parts.extend(ids.iter().map(String::as_str));
+            }
+            Self::Logout { session } => {
+                ids = [session.to_string(), String::new()];
+                parts.push(&ids[0]);
+            }
+            Self::SubmitQuery { submission, .. } => {
+                parts.extend([&submission.text, &submission.operation].map(String::as_str));
+                parts.extend(submission.file_ids.iter().map(String::as_str));
+            }
+            Self::StartQuery { query, .. }
+            | Self::CompleteQuery { query, .. }
+            | Self::FailQuery { query, .. }
+            | Self::CancelQuery { query } => {
+                ids = [query.to_string(), String::new()];
+                parts.push(&ids[0]);
+            }
+        }
+        Fingerprint::of(key, parts)
+    }
+}
+
 /// Without its contents: they may hold a password or a person's words.
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -189,6 +236,12 @@ pub enum Reply {
     },
     /// It could not be decided; a repeat with the same id may succeed.
     Unavailable,
+    /// There is too much to do already; it was not looked at. A repeat with the same id may
+    /// succeed, but not at once.
+    Overloaded {
+        /// How long to wait first.
+        retry_after_ms: u32,
+    },
 }
 
 /// What came of an accepted command.
@@ -223,14 +276,29 @@ pub enum Outcome {
 mod tests {
     use super::*;
 
+    fn login(email: &str, password: &str, device_id: Option<&str>) -> Body {
+        Body::Login {
+            email: email.into(),
+            password: password.into(),
+            device_id: device_id.map(str::to_owned),
+            device_name: None,
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_tells_bodies_apart_but_for_secrets() {
+        let print = |body: &Body| body.fingerprint("k1");
+        let one = login("a@b.c", "password123", None);
+        assert_eq!(print(&one), print(&login("a@b.c", "password124", None)));
+        assert_ne!(print(&one), print(&login("a@b.d", "password123", None)));
+        assert_ne!(print(&one), print(&login("a@b.c", "password123", Some(""))));
+        let session = SessionId::new(uuid::Uuid::from_u128(1));
+        assert_ne!(print(&Body::Logout { session }), print(&one));
+    }
+
     #[test]
     fn secrets_are_not_printed() {
-        let body = Body::Login {
-            email: "mia@example.com".into(),
-            password: "password123".into(),
-            device_id: None,
-            device_name: None,
-        };
+        let body = login("mia@example.com", "password123", None);
         assert_eq!(format!("{body:?}"), "login");
         let json = serde_json::to_value(&body).unwrap();
         assert_eq!(json["command"], body.name());

@@ -156,6 +156,9 @@ pub struct Failure {
     /// The fields at fault; left out when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<Detail>,
+    /// Seconds after which it makes sense to try again, where somebody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_secs: Option<u32>,
 }
 
 impl Failure {
@@ -165,21 +168,38 @@ impl Failure {
             code,
             message: message.into(),
             details: vec![],
+            retry_after_secs: None,
         }
     }
 
     /// Fields that break their rules.
     pub fn validation(details: Vec<Detail>) -> Self {
         Self {
-            code: Code::ValidationError,
-            message: "Request validation failed".into(),
             details,
+            ..Self::new(Code::ValidationError, "Request validation failed")
         }
     }
 
     /// A dependency is down; the caller may try again.
     pub fn unavailable() -> Self {
         Self::new(Code::SystemUnavailable, "Service temporarily unavailable")
+    }
+
+    /// There is too much to do; the caller may try again after this time.
+    pub fn overloaded(retry_after_ms: u32) -> Self {
+        Self {
+            retry_after_secs: Some(retry_after_ms.div_ceil(1_000).max(1)),
+            ..Self::unavailable()
+        }
+    }
+
+    /// An idempotency key that came before with another body.
+    pub fn other_body() -> Self {
+        Self::validation(vec![Detail::new(
+            "Idempotency-Key",
+            DetailKind::InvalidValue,
+            "Was used with another request body",
+        )])
     }
 
     /// Something unforeseen, of which nothing is revealed.

@@ -20,6 +20,8 @@ pub(crate) struct Error {
     pub(crate) class: Class,
     pub(crate) message: String,
     pub(crate) details: Vec<Detail>,
+    /// Seconds after which a client may try again, where somebody knows.
+    pub(crate) retry_after_secs: Option<u32>,
     /// Keys beside `error` and `meta`.
     pub(crate) beside: serde_json::Map<String, serde_json::Value>,
 }
@@ -82,6 +84,7 @@ impl Error {
                 class: Class::Http,
                 message: other.canonical_reason().unwrap_or("Refused").into(),
                 details: vec![],
+                retry_after_secs: None,
                 beside: serde_json::Map::new(),
             },
         }
@@ -97,6 +100,7 @@ impl From<Failure> for Error {
             class: failure.code.class(),
             message: failure.message,
             details: failure.details,
+            retry_after_secs: failure.retry_after_secs,
             beside: serde_json::Map::new(),
         }
     }

@@ -92,9 +92,8 @@ fn with_envelope(response: Response, request_id: &str, path: &str) -> Response {
         error.status,
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
     ) {
-        parts
-            .headers
-            .insert(header::RETRY_AFTER, RETRY_AFTER_SECS.into());
+        let secs = error.retry_after_secs.unwrap_or(RETRY_AFTER_SECS);
+        parts.headers.insert(header::RETRY_AFTER, secs.into());
     }
     if error.status == StatusCode::UNAUTHORIZED {
         parts
