@@ -121,6 +121,8 @@ async fn submit(store: &EventStore, id: Uuid) -> u64 {
             request_id: "pin".into(),
             causation: "pin".into(),
             traceparent: None,
+            fingerprint: None,
+            deadline: at.plus_millis(30_000),
         };
         let pending = store.pending::<Query>(id, 0, &provenance, at, &[event]);
         let stored = store.append(pending.expect("it encodes")).await;
