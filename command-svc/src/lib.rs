@@ -14,8 +14,12 @@ pub mod policy_runner;
 pub mod submissions;
 pub mod write_path;
 
-use infra::{config, lifecycle::Lifecycle};
+use infra::{
+    config, event_store::EventStore, group_commit::GroupCommit, lifecycle::Lifecycle,
+    snapshots::Snapshots,
+};
 use tracing::info;
+use write_path::WritePath;
 
 /// What command-svc needs to know.
 #[derive(Clone, Debug)]
@@ -42,6 +46,9 @@ pub enum Error {
     /// No connection.
     #[error(transparent)]
     Nats(#[from] infra::nats::Error),
+    /// The log does not sync what it acknowledges, or may not.
+    #[error(transparent)]
+    Durability(#[from] infra::durability::Error),
     /// Streams or buckets are not as they must be.
     #[error(transparent)]
     Prepare(#[from] infra::jetstream::Error),
@@ -51,6 +58,9 @@ pub enum Error {
     /// Passwords cannot be hashed on this machine.
     #[error(transparent)]
     Passwords(#[from] passwords::Error),
+    /// The bucket of snapshots could not be opened.
+    #[error("the bucket of snapshots cannot be opened")]
+    Snapshots(#[source] async_nats::jetstream::context::KeyValueError),
     /// The bucket of submissions could not be opened.
     #[error("the bucket of submissions cannot be opened")]
     Submissions(#[source] async_nats::jetstream::context::KeyValueError),
@@ -61,12 +71,20 @@ pub enum Error {
 /// # Errors
 /// When it cannot start.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
+    infra::durability::check(&config.nats).await?;
     let client = infra::nats::connect(&config.nats, "backend-command-svc").await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
     let submissions = submissions::Submissions::open(&context)
         .await
         .map_err(Error::Submissions)?;
-    let handlers = handler::Handlers::new(&client, passwords::Passwords::new()?, submissions);
+    let commits = GroupCommit::start(client.clone(), config.nats.sync, &lifecycle);
+    let snapshots = Snapshots::open(&context, &lifecycle)
+        .await
+        .map_err(Error::Snapshots)?;
+    let store = EventStore::new(client.clone()).with_snapshots(snapshots);
+    let write = WritePath::new(store, commits);
+    let passwords = passwords::Passwords::new()?;
+    let handlers = handler::Handlers::new(&client, write, passwords, submissions);
     policy_runner::start(&client, &context, &lifecycle);
     handler::serve(&client, handlers, &lifecycle)
         .await

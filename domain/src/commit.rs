@@ -4,7 +4,7 @@
 //! What the message's headers hold beside it is named here too.
 
 use crate::{Aggregate, Timestamp, id::CommandId, subject};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// Headers of a message in the log, beside the server's own.
 pub mod header {
@@ -12,7 +12,7 @@ pub mod header {
     pub const EVENT_TYPES: &str = "Amaima-Event-Types";
     /// Who gave the command, as JSON of [`crate::Actor`].
     pub const ACTOR: &str = "Amaima-Actor";
-    /// The command's id. `Nats-Msg-Id` holds the same where the server may compare it.
+    /// The command's id, by which a repeat finds what the first one stored.
     pub const COMMAND_ID: &str = "Amaima-Command-Id";
     /// What the command belongs to: the request that began it all.
     pub const CORRELATION_ID: &str = "Amaima-Correlation-Id";
@@ -41,12 +41,6 @@ struct CloudEvent<'a, E> {
     datacontenttype: &'static str,
     #[serde(flatten)]
     event: &'a E,
-}
-
-/// The name of an event's type, as it is stored.
-#[derive(Deserialize)]
-struct Type {
-    r#type: String,
 }
 
 /// A commit, ready to be written.
@@ -83,10 +77,15 @@ pub fn encode<A: Aggregate>(
 ) -> Result<Encoded, serde_json::Error> {
     let aggregate = A::named(id);
     let subject = format!("{}/{}", aggregate.kind.as_str(), aggregate.id.hyphenated());
-    let batch: Vec<_> = events
-        .iter()
-        .enumerate()
-        .map(|(index, event)| CloudEvent {
+    let mut payload = vec![b'['];
+    let mut types = String::new();
+    for (index, event) in events.iter().enumerate() {
+        if index > 0 {
+            payload.push(b',');
+            types.push(',');
+        }
+        let begin = payload.len();
+        let event = CloudEvent {
             specversion: "1.0",
             id: format!("{command}.{index}"),
             source: "amaima/command-svc",
@@ -94,16 +93,26 @@ pub fn encode<A: Aggregate>(
             time: now,
             datacontenttype: "application/json",
             event,
-        })
-        .collect();
-    let payload = serde_json::to_vec(&batch)?;
-    let types: Vec<Type> = serde_json::from_slice(&payload)?;
-    let types: Vec<String> = types.into_iter().map(|each| each.r#type).collect();
+        };
+        serde_json::to_writer(&mut payload, &event)?;
+        types.push_str(type_of(&payload[begin..]));
+    }
+    payload.push(b']');
     Ok(Encoded {
         aggregate,
         payload,
-        types: types.join(","),
+        types,
     })
+}
+
+/// The type of an event that was just written. Nothing before it in [`CloudEvent`] holds a quote,
+/// so the first text that looks like the attribute is it.
+fn type_of(json: &[u8]) -> &str {
+    const KEY: &[u8] = b"\"type\":\"";
+    let begin = json.windows(KEY.len()).position(|text| text == KEY);
+    let rest = begin.map_or(&[][..], |begin| &json[begin + KEY.len()..]);
+    let end = rest.iter().position(|byte| *byte == b'"');
+    std::str::from_utf8(&rest[..end.unwrap_or(0)]).unwrap_or_default()
 }
 
 /// Reads the events of one decision back.
@@ -171,12 +180,13 @@ mod tests {
             EmailId::of("x").uuid(),
             CommandId::new(uuid::Uuid::nil()),
             Timestamp::from_millis(5),
-            std::slice::from_ref(&event),
+            &[event.clone(), event.clone()],
         )
         .unwrap();
+        assert_eq!(commit.types, "query.completed.v1,query.completed.v1");
         assert_eq!(
             decode::<query::Event>("x", &commit.payload).unwrap(),
-            [event]
+            [event.clone(), event]
         );
     }
 }

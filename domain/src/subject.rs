@@ -20,6 +20,8 @@ pub const ALL_TOKENS: &str = "tok.*";
 pub const REVOKED: &str = "blacklisted_tokens";
 /// Key-value bucket of each user's latest submissions, for duplicates and claims.
 pub const SUBMISSIONS: &str = "submissions";
+/// Key-value bucket of aggregates as they were at some commit.
+pub const SNAPSHOTS: &str = "snapshots";
 /// Number of parts that the subjects of the log are spread over; fixed for ever.
 pub const PARTS: u64 = 64;
 

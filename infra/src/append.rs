@@ -1,6 +1,6 @@
 //! Appending to a stream with the expected last sequence of the subject. There is no other append.
 
-use async_nats::{Client, HeaderMap, Request, header};
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind, header};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
@@ -13,8 +13,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub struct Stored {
     /// Its sequence in the stream.
     pub seq: u64,
-    /// Whether the server knew the message id already; `seq` is then the first one's.
-    pub duplicate: bool,
+    /// How many messages of a batch were stored, this being the last one; zero for a plain append.
+    pub batch: u64,
 }
 
 /// Why a message was not stored, or perhaps was.
@@ -37,6 +37,14 @@ pub enum Error {
         /// What the client library says.
         source: async_nats::RequestError,
     },
+    /// It was never sent, so it is not stored.
+    #[error("{subject} was not appended to: {reason}")]
+    NotSent {
+        /// The subject.
+        subject: String,
+        /// Why.
+        reason: NotSent,
+    },
     /// The server answered that it cannot store.
     #[error("the server refuses the append to {subject}: {description} ({code})")]
     Rejected {
@@ -57,12 +65,26 @@ pub enum Error {
     },
 }
 
+/// Why something was not even tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// Too many wait already.
+    #[error("too many appends wait already")]
+    Overloaded,
+    /// Nobody waits for it any more.
+    #[error("its deadline has passed")]
+    TooLate,
+    /// Several parts go to one subject, or there are none or too many.
+    #[error("its parts cannot be appended together")]
+    Malformed,
+}
+
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
     seq: u64,
     #[serde(default)]
-    duplicate: bool,
+    count: u64,
     error: Option<AnswerError>,
 }
 
@@ -99,21 +121,10 @@ pub async fn append(
         header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
         expected.to_string(),
     );
-    let request = Request::new()
-        .headers(headers)
-        .payload(payload)
-        .timeout(Some(ANSWER));
-    let message = client
-        .send_request(subject.to_owned(), request)
-        .await
-        .map_err(|source| Error::NoAnswer {
-            subject: subject.to_owned(),
-            source,
-        })?;
-    read_answer(subject, expected, &message.payload)
+    answered(client, subject, expected, headers, &payload).await
 }
 
-/// One message of an atomic batch.
+/// A message that waits to be appended.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Its subject.
@@ -127,61 +138,78 @@ pub struct Part {
 }
 
 /// Appends all parts or none (atomic batch publish, nats-server 2.12 and newer). The answer names
-/// the last part's sequence; the others lie directly before it.
+/// the last part's sequence; the others lie directly before it. No two parts may have the same
+/// subject: the server would hold both against the same last sequence and store both.
+///
+/// All parts go out at once. The server offers to acknowledge the first one as well, for senders
+/// that want to know early; it answers only to what asks for it, and a part that gets lost on the
+/// way makes it refuse the whole at the end.
 ///
 /// # Errors
-/// See [`Error`]. A conflict on any part refuses them all.
-pub async fn append_batch(client: &Client, batch: &str, parts: Vec<Part>) -> Result<Stored, Error> {
+/// See [`Error`]. A conflict on any part refuses them all, and which one it was is not said: the
+/// error names the last part.
+pub async fn append_batch<'a>(
+    client: &Client,
+    batch: &str,
+    parts: impl ExactSizeIterator<Item = &'a Part>,
+) -> Result<Stored, Error> {
     let count = parts.len();
-    for (index, mut part) in parts.into_iter().enumerate() {
-        let last = index + 1 == count;
-        part.headers.insert(
+    for (index, part) in parts.enumerate() {
+        let mut headers = part.headers.clone();
+        headers.insert(
             header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
             part.expected.to_string(),
         );
-        part.headers.insert(header::NATS_BATCH_ID, batch);
-        part.headers
-            .insert(header::NATS_BATCH_SEQUENCE, (index + 1).to_string());
-        if last {
-            part.headers
-                .insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+        headers.insert(header::NATS_BATCH_ID, batch);
+        headers.insert(header::NATS_BATCH_SEQUENCE, (index + 1).to_string());
+        if index + 1 == count {
+            headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+            return answered(client, &part.subject, part.expected, headers, &part.payload).await;
         }
-        // The first part is acknowledged as well (with an empty message): that the batch began.
-        if index == 0 || last {
-            let request = Request::new()
-                .headers(part.headers)
-                .payload(part.payload)
-                .timeout(Some(ANSWER));
-            let message = client
-                .send_request(part.subject.clone(), request)
-                .await
-                .map_err(|source| Error::NoAnswer {
-                    subject: part.subject.clone(),
-                    source,
-                })?;
-            if last {
-                return read_answer(&part.subject, part.expected, &message.payload);
-            }
-            if !message.payload.is_empty() {
-                read_answer(&part.subject, part.expected, &message.payload)?;
-            }
-        } else {
-            let subject = part.subject.clone();
-            client
-                .publish_with_headers(part.subject, part.headers, part.payload)
-                .await
-                .map_err(|source| Error::Rejected {
-                    subject,
+        client
+            .publish_with_headers(part.subject.clone(), headers, part.payload.clone())
+            .await
+            .map_err(|source| Error::Rejected {
+                subject: part.subject.clone(),
+                code: 0,
+                description: source.to_string(),
+            })?;
+    }
+    Err(Error::NotSent {
+        subject: String::new(),
+        reason: NotSent::Malformed,
+    })
+}
+
+async fn answered(
+    client: &Client,
+    subject: &str,
+    expected: u64,
+    headers: HeaderMap,
+    payload: &Bytes,
+) -> Result<Stored, Error> {
+    let request = Request::new()
+        .headers(headers)
+        .payload(payload.clone())
+        .timeout(Some(ANSWER));
+    let message = client
+        .send_request(subject.to_owned(), request)
+        .await
+        .map_err(|source| match source.kind() {
+            // The client has not even sent it.
+            RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                Error::Rejected {
+                    subject: subject.to_owned(),
                     code: 0,
                     description: source.to_string(),
-                })?;
-        }
-    }
-    Err(Error::Rejected {
-        subject: String::new(),
-        code: 0,
-        description: "the batch is empty".to_owned(),
-    })
+                }
+            }
+            _ => Error::NoAnswer {
+                subject: subject.to_owned(),
+                source,
+            },
+        })?;
+    read_answer(subject, expected, &message.payload)
 }
 
 fn read_answer(subject: &str, expected: u64, payload: &[u8]) -> Result<Stored, Error> {
@@ -192,7 +220,7 @@ fn read_answer(subject: &str, expected: u64, payload: &[u8]) -> Result<Stored, E
     match answer.error {
         None => Ok(Stored {
             seq: answer.seq,
-            duplicate: answer.duplicate,
+            batch: answer.count,
         }),
         Some(error)
             if matches!(
@@ -226,14 +254,12 @@ mod tests {
                 Err(Error::Conflict { .. })
             ));
         }
-        let stored = read_answer("s", 0, br#"{"stream":"EVENTS","seq":7,"duplicate":true}"#);
-        assert_eq!(
-            stored.unwrap(),
-            Stored {
-                seq: 7,
-                duplicate: true
-            }
+        let stored = read_answer(
+            "s",
+            0,
+            br#"{"stream":"EVENTS","seq":7,"batch":"b","count":3}"#,
         );
+        assert_eq!(stored.unwrap(), Stored { seq: 7, batch: 3 });
         let full = br#"{"error":{"code":503,"err_code":10023,"description":"insufficient"}}"#;
         assert!(matches!(
             read_answer("s", 0, full),

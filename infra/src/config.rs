@@ -37,6 +37,39 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// When the server of the log may say that a message is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    /// When the disk has it.
+    #[default]
+    Always,
+    /// When the operating system has it: a crash of the machine may lose the last ones.
+    Relaxed,
+}
+
+impl Sync {
+    /// As it is written in the environment.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Relaxed => "relaxed",
+        }
+    }
+}
+
+impl FromStr for Sync {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "always" => Ok(Self::Always),
+            "relaxed" => Ok(Self::Relaxed),
+            _ => Err("neither `always` nor `relaxed`"),
+        }
+    }
+}
+
 /// How to reach NATS.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +79,15 @@ pub struct Nats {
     /// Copies of every stream; 1 on a single server.
     #[serde(default = "one")]
     pub replicas: usize,
+    /// What the server of the log is expected to do. A weaker one stops the start.
+    #[serde(default)]
+    pub sync: Sync,
+    /// The same server as a user of its system account, who may ask it whether it does.
+    #[serde(default)]
+    pub system_url: Option<Secret>,
+    /// Whether the operator vouches for it, where no system account can be asked.
+    #[serde(default)]
+    pub sync_unchecked: bool,
 }
 
 const fn one() -> usize {
@@ -53,15 +95,19 @@ const fn one() -> usize {
 }
 
 impl Nats {
-    /// A single server.
+    /// A single server whose writes may be relaxed, as in tests.
     pub fn at(url: &str) -> Self {
         Self {
             url: Secret::new(url),
             replicas: 1,
+            sync: Sync::Relaxed,
+            system_url: None,
+            sync_unchecked: false,
         }
     }
 
-    /// `NATS_URL` and `NATS_REPLICAS`.
+    /// `NATS_URL`, `NATS_REPLICAS`, `NATS_SYNC` (`always` or `relaxed`), `NATS_SYSTEM_URL` and
+    /// `NATS_SYNC_UNCHECKED`.
     ///
     /// # Errors
     /// When one of them cannot be read.
@@ -69,6 +115,10 @@ impl Nats {
         Ok(Self {
             url: Secret::new(text("NATS_URL", "nats://127.0.0.1:4222")),
             replicas: parsed("NATS_REPLICAS", 1)?,
+            sync: parsed("NATS_SYNC", Sync::Always)?,
+            system_url: Some(Secret::new(text("NATS_SYSTEM_URL", "")))
+                .filter(|url| !url.expose().is_empty()),
+            sync_unchecked: parsed("NATS_SYNC_UNCHECKED", false)?,
         })
     }
 }

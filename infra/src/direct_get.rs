@@ -1,13 +1,16 @@
-//! Reading the messages of one subject in a single round trip per thousand, without a consumer
-//! (batched direct get, nats-server 2.11 and newer).
+//! Reading the messages of one subject in a single round trip per thousand, and the last ones of
+//! many subjects, without a consumer (batched direct get, nats-server 2.11 and newer).
+//!
+//! Each request has a subscription of its own for its answers. That is two lines to the server and
+//! no round trip; a shared one would need a task that hands the answers out.
 
 use async_nats::{Client, HeaderMap, Message, header};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 /// Messages per round trip.
-const BATCH: usize = 1_000;
+pub const BATCH: usize = 1_000;
 /// Longest silence within a batch.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -54,25 +57,63 @@ pub async fn subject(
     from: u64,
 ) -> Result<Vec<Stored>, Error> {
     let mut found = Vec::new();
-    let mut next = from.max(1);
+    let mut next = from;
     loop {
-        let (batch, more) = round_trip(client, stream, subject, next).await?;
-        if let Some(last) = batch.last() {
+        let (page, more) = page(client, stream, subject, next, BATCH).await?;
+        if let Some(last) = page.last() {
             next = last.seq + 1;
         }
-        let empty = batch.is_empty();
-        found.extend(batch);
+        let empty = page.is_empty();
+        found.extend(page);
         if !more || empty {
             return Ok(found);
         }
     }
 }
 
-async fn round_trip(
+/// At most `most` messages of `subject` from stream sequence `from` on, in order, in one round
+/// trip, and whether there are more.
+///
+/// # Errors
+/// When the stream cannot be read just now.
+pub async fn page(
     client: &Client,
     stream: &str,
     subject: &str,
     from: u64,
+    most: usize,
+) -> Result<(Vec<Stored>, bool), Error> {
+    let from = from.max(1);
+    let ask = serde_json::json!({ "seq": from, "next_by_subj": subject, "batch": most });
+    ask_for(client, stream, &ask).await
+}
+
+/// The sequences of the last messages of these subjects; those without one are not in it. A
+/// replica may answer that lags behind, so a head may be older than it is, never newer.
+///
+/// # Errors
+/// When the stream cannot be read just now.
+pub async fn heads(
+    client: &Client,
+    stream: &str,
+    subjects: &[&str],
+) -> Result<HashMap<String, u64>, Error> {
+    let mut heads = HashMap::new();
+    for some in subjects.chunks(BATCH) {
+        let ask = serde_json::json!({ "multi_last": some, "batch": some.len() });
+        let (found, _) = ask_for(client, stream, &ask).await?;
+        heads.extend(found.into_iter().filter_map(|stored| {
+            let subject = stored.headers.get(header::NATS_SUBJECT)?;
+            Some((subject.as_str().to_owned(), stored.seq))
+        }));
+    }
+    Ok(heads)
+}
+
+async fn ask_for(
+    client: &Client,
+    stream: &str,
+    ask: &serde_json::Value,
 ) -> Result<(Vec<Stored>, bool), Error> {
     let no_answer = || Error::NoAnswer {
         stream: stream.to_owned(),
@@ -82,7 +123,6 @@ async fn round_trip(
         .subscribe(inbox.clone())
         .await
         .map_err(|_| no_answer())?;
-    let ask = serde_json::json!({ "seq": from, "next_by_subj": subject, "batch": BATCH });
     let api = format!("$JS.API.DIRECT.GET.{stream}");
     client
         .publish_with_reply(api, inbox, ask.to_string().into())

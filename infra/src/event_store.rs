@@ -1,11 +1,11 @@
-//! The log: loading an aggregate and appending a commit.
+//! The log: loading an aggregate and making a commit.
 //!
 //! An aggregate is one literal subject of the stream `EVENTS`; it is read by batched direct get
-//! and written with the sequence that the reader saw, so that a stale decision is refused.
+//! and written ([`crate::group_commit`]) with the sequence that the reader saw, so that a stale
+//! decision is refused.
 
-use crate::{append, direct_get};
-use async_nats::{Client, HeaderMap, header as nats_header, jetstream};
-use bytes::Bytes;
+use crate::{append, direct_get, snapshots::Snapshots};
+use async_nats::{Client, HeaderMap, jetstream};
 use domain::{
     Actor, Aggregate, Context, Fingerprint, Timestamp,
     commit::{self, header},
@@ -65,13 +65,17 @@ impl Error {
 }
 
 /// An aggregate as the log has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(bound = "A: Aggregate")]
 pub struct Loaded<A> {
     /// The folded state.
     pub state: A,
     /// Stream sequence of its last commit, zero if there is none.
     pub last_seq: u64,
     recent: VecDeque<Known>,
+    /// Commits since it was last written down as a snapshot, as far as this process knows.
+    #[serde(skip)]
+    unsaved: usize,
 }
 
 /// A command that made a commit.
@@ -102,6 +106,7 @@ impl<A: Aggregate> Default for Loaded<A> {
             state: A::default(),
             last_seq: 0,
             recent: VecDeque::new(),
+            unsaved: 0,
         }
     }
 }
@@ -126,6 +131,7 @@ impl<A: Aggregate> Loaded<A> {
             self.recent.remove(1);
         }
         self.recent.push_back(by);
+        self.unsaved += 1;
         self
     }
 }
@@ -160,21 +166,17 @@ impl Provenance {
     }
 }
 
-/// A commit that waits to be appended.
-#[derive(Clone, Debug)]
-pub struct Pending {
-    subject: String,
-    expected: u64,
-    headers: HeaderMap,
-    payload: Bytes,
-}
-
 /// The log.
 #[derive(Clone, Debug)]
 pub struct EventStore {
     client: Client,
     context: jetstream::Context,
+    snapshots: Option<Snapshots>,
 }
+
+/// Commits of an aggregate between two snapshots, and messages that are read while the snapshot is
+/// looked for: a shorter aggregate costs one round trip and needs no snapshot.
+const SNAPSHOT_EVERY: usize = 256;
 
 impl EventStore {
     /// The log behind this connection; its stream was made by [`crate::jetstream::prepare`].
@@ -182,15 +184,81 @@ impl EventStore {
         Self {
             context: jetstream::new(client.clone()),
             client,
+            snapshots: None,
         }
     }
 
-    /// Reads an aggregate whole.
+    /// The same log, where long aggregates are read from their snapshots on.
+    #[must_use]
+    pub fn with_snapshots(mut self, snapshots: Snapshots) -> Self {
+        self.snapshots = Some(snapshots);
+        self
+    }
+
+    /// Reads an aggregate whole: its beginning and its snapshot side by side, then, if it is a long
+    /// one, the rest.
     ///
     /// # Errors
     /// When the log cannot be read now, or holds what this program does not understand.
     pub async fn load<A: Aggregate>(&self, id: Uuid) -> Result<Loaded<A>, Error> {
-        self.catch_up(id, Loaded::default()).await
+        let subject = A::named(id).subject();
+        let Some(snapshots) = &self.snapshots else {
+            return self.catch_up(id, Loaded::default()).await;
+        };
+        let beginning =
+            direct_get::page(&self.client, subject::EVENTS, &subject, 1, SNAPSHOT_EVERY);
+        let (snapshot, beginning) = tokio::join!(snapshots.get::<A>(id), beginning);
+        let (messages, more) = beginning.map_err(load(&subject))?;
+        let loaded = match snapshot {
+            Some(snapshot) if more => self.go_on_from(&subject, snapshot).await?,
+            _ => None,
+        };
+        let mut loaded = match loaded {
+            Some(loaded) => loaded,
+            None => {
+                let loaded = fold(Loaded::default(), &subject, &messages)?;
+                if more {
+                    self.catch_up(id, loaded).await?
+                } else {
+                    loaded
+                }
+            }
+        };
+        self.keep(id, &mut loaded);
+        Ok(loaded)
+    }
+
+    /// An aggregate from its snapshot on. The snapshot's own last commit is read again: if it is
+    /// not in the log, the snapshot is of another log, or the log was set back, or a replica
+    /// answered that lags; then there is nothing to go on from.
+    async fn go_on_from<A: Aggregate>(
+        &self,
+        subject: &str,
+        snapshot: Loaded<A>,
+    ) -> Result<Option<Loaded<A>>, Error> {
+        let from = snapshot.last_seq;
+        let messages = direct_get::subject(&self.client, subject::EVENTS, subject, from)
+            .await
+            .map_err(load(subject))?;
+        let Some((first, rest)) = messages.split_first() else {
+            return Ok(None);
+        };
+        let last = snapshot.recent.back().map(|known| known.command);
+        if first.seq != from || command_of(&first.headers) != last {
+            return Ok(None);
+        }
+        fold(snapshot, subject, rest).map(Some)
+    }
+
+    /// Has an aggregate written down as a snapshot, if enough has happened since it was last. Where
+    /// there is too much to write down, it is left for another time.
+    pub fn keep<A: Aggregate>(&self, id: Uuid, loaded: &mut Loaded<A>) {
+        if loaded.unsaved >= SNAPSHOT_EVERY
+            && let Some(snapshots) = &self.snapshots
+            && snapshots.offer(id, loaded)
+        {
+            loaded.unsaved = 0;
+        }
     }
 
     /// Reads what an aggregate has become since `loaded`.
@@ -206,16 +274,8 @@ impl EventStore {
         let from = loaded.last_seq + 1;
         let messages = direct_get::subject(&self.client, subject::EVENTS, &subject, from)
             .await
-            .map_err(|source| Error::Load {
-                subject: subject.clone(),
-                source,
-            })?;
-        let mut loaded = loaded;
-        for message in messages {
-            let events: Vec<A::Event> = commit::decode(&subject, &message.payload)?;
-            loaded = loaded.after(known(&message.headers, message.seq), &events);
-        }
-        Ok(loaded)
+            .map_err(load(&subject))?;
+        fold(loaded, &subject, &messages)
     }
 
     /// Reads an aggregate at least as far as the stream's leader has it, for use after a conflict:
@@ -224,6 +284,18 @@ impl EventStore {
     /// # Errors
     /// As for [`Self::load`].
     pub async fn load_from_leader<A: Aggregate>(&self, id: Uuid) -> Result<Loaded<A>, Error> {
+        self.catch_up_from_leader(id, Loaded::default()).await
+    }
+
+    /// The same for an aggregate that is known up to a point.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub async fn catch_up_from_leader<A: Aggregate>(
+        &self,
+        id: Uuid,
+        known: Loaded<A>,
+    ) -> Result<Loaded<A>, Error> {
         let subject = A::named(id).subject();
         let leader = || Error::Leader {
             subject: subject.clone(),
@@ -242,7 +314,12 @@ impl EventStore {
             }
             Err(_) => return Err(leader()),
         };
-        let loaded = self.load::<A>(id).await?;
+        let loaded = if known.last_seq == 0 || known.last_seq > head {
+            // Nothing is known, or the log was set back under us and what we know is worth nothing.
+            self.load(id).await?
+        } else {
+            self.catch_up(id, known).await?
+        };
         if loaded.last_seq < head {
             Err(leader())
         } else {
@@ -250,7 +327,9 @@ impl EventStore {
         }
     }
 
-    /// Makes a commit of `events`, to be appended to `id` at `expected`.
+    /// Makes a commit of `events`, to be appended to `id` at `expected` by
+    /// [`crate::group_commit::GroupCommit`]. It has no message id: the server would remember it for
+    /// two minutes, while a repeat is refused for ever by the expected sequence.
     ///
     /// # Errors
     /// When an event cannot be encoded.
@@ -261,7 +340,7 @@ impl EventStore {
         provenance: &Provenance,
         now: Timestamp,
         events: &[A::Event],
-    ) -> Result<Pending, Error> {
+    ) -> Result<append::Part, Error> {
         let subject = A::named(id).subject();
         let encoded =
             commit::encode::<A>(id, provenance.command, now, events).map_err(|source| {
@@ -288,58 +367,30 @@ impl EventStore {
         if let Some(fingerprint) = &provenance.fingerprint {
             headers.insert(header::FINGERPRINT, fingerprint.to_string());
         }
-        Ok(Pending {
+        Ok(append::Part {
             subject,
             expected,
             headers,
             payload: encoded.payload.into(),
         })
     }
+}
 
-    /// Appends one commit. The message id is the command id, so that a repeat within the server's
-    /// window stores nothing and is answered as a duplicate.
-    ///
-    /// # Errors
-    /// See [`append::Error`].
-    pub async fn append(&self, pending: Pending) -> Result<append::Stored, Error> {
-        let Pending {
-            subject,
-            expected,
-            mut headers,
-            payload,
-        } = pending;
-        if let Some(command) = headers.get(header::COMMAND_ID).map(ToString::to_string) {
-            headers.insert(nats_header::NATS_MESSAGE_ID, command);
-        }
-        Ok(append::append(&self.client, &subject, expected, headers, payload).await?)
-    }
+fn load(subject: &str) -> impl FnOnce(direct_get::Error) -> Error {
+    let subject = subject.to_owned();
+    move |source| Error::Load { subject, source }
+}
 
-    /// Appends commits to several aggregates, all or none, and answers with the last one's
-    /// sequence. They carry no message id: a repeat is recognised by the expected sequences.
-    ///
-    /// # Errors
-    /// See [`append::Error`].
-    pub async fn append_all(&self, batch: CommandId, commits: Vec<Pending>) -> Result<u64, Error> {
-        let parts = commits
-            .into_iter()
-            .map(
-                |Pending {
-                     subject,
-                     expected,
-                     headers,
-                     payload,
-                 }| append::Part {
-                    subject,
-                    expected,
-                    headers,
-                    payload,
-                },
-            )
-            .collect();
-        // A retry of the same command is another batch to the server.
-        let batch = format!("{batch}-{:08x}", crate::clock::fresh_id().as_u128() as u32);
-        Ok(append::append_batch(&self.client, &batch, parts).await?.seq)
+fn fold<A: Aggregate>(
+    mut loaded: Loaded<A>,
+    subject: &str,
+    messages: &[direct_get::Stored],
+) -> Result<Loaded<A>, Error> {
+    for message in messages {
+        let events: Vec<A::Event> = commit::decode(subject, &message.payload)?;
+        loaded = loaded.after(known(&message.headers, message.seq), &events);
     }
+    Ok(loaded)
 }
 
 fn known(headers: &HeaderMap, seq: u64) -> Known {

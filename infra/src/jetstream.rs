@@ -85,12 +85,11 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
             .map_err(|source| Error::Stream { name, source })?;
         check(name, &config, &info.config)?;
     }
-    for config in [revoked(nats), submissions(nats)] {
-        let name = if config.bucket == subject::REVOKED {
-            subject::REVOKED
-        } else {
-            subject::SUBMISSIONS
-        };
+    for (name, config) in [
+        (subject::REVOKED, revoked(nats)),
+        (subject::SUBMISSIONS, submissions(nats)),
+        (subject::SNAPSHOTS, snapshots(nats)),
+    ] {
         context
             .create_or_update_key_value(config)
             .await
@@ -113,6 +112,7 @@ fn events(nats: &config::Nats) -> Config {
         allow_direct: true,
         allow_atomic_publish: true,
         deny_delete: true,
+        deny_purge: true,
         compression: Some(Compression::S2),
         ..Config::default()
     }
@@ -182,33 +182,102 @@ fn submissions(nats: &config::Nats) -> kv::Config {
     }
 }
 
+/// Copies of what the log says, made again whenever one is missing.
+fn snapshots(nats: &config::Nats) -> kv::Config {
+    kv::Config {
+        bucket: subject::SNAPSHOTS.into(),
+        description: "Aggregates as they were at some commit, to load long ones quickly".into(),
+        history: 1,
+        storage: StorageType::File,
+        num_replicas: nats.replicas,
+        ..kv::Config::default()
+    }
+}
+
+/// Compares what the server made with what was asked for, as far as promises rest on it.
 fn check(name: &'static str, wanted: &Config, made: &Config) -> Result<(), Error> {
-    let weaker = |setting| Err(Error::Weaker { name, setting });
-    if made.num_replicas < wanted.num_replicas {
-        return weaker("replicas");
+    // A limit of the other side of zero means none.
+    let unlimited = |limit: i64| limit <= 0;
+    let kept = |wanted: i64, made: i64| unlimited(made) || (!unlimited(wanted) && made >= wanted);
+    let as_long =
+        made.max_age.is_zero() || (!wanted.max_age.is_zero() && made.max_age >= wanted.max_age);
+    let relaxed = |config: &Config| config.persist_mode == Some(PersistenceMode::Async);
+    let settings = [
+        ("replicas", made.num_replicas >= wanted.num_replicas),
+        ("storage", made.storage == wanted.storage),
+        ("retention", made.retention == wanted.retention),
+        ("discard", made.discard == wanted.discard),
+        ("max_age", as_long),
+        ("max_bytes", kept(wanted.max_bytes, made.max_bytes)),
+        ("max_msgs", kept(wanted.max_messages, made.max_messages)),
+        (
+            "max_msgs_per_subject",
+            kept(
+                wanted.max_messages_per_subject,
+                made.max_messages_per_subject,
+            ),
+        ),
+        ("no_ack", !made.no_ack),
+        ("sealed", !made.sealed),
+        ("deny_delete", made.deny_delete || !wanted.deny_delete),
+        ("deny_purge", made.deny_purge || !wanted.deny_purge),
+        ("allow_rollup", wanted.allow_rollup || !made.allow_rollup),
+        ("allow_direct", made.allow_direct || !wanted.allow_direct),
+        (
+            "allow_atomic",
+            made.allow_atomic_publish || !wanted.allow_atomic_publish,
+        ),
+        ("republish", made.republish == wanted.republish),
+        // Writes may be relaxed only where they were asked to be.
+        ("persist_mode", relaxed(wanted) || !relaxed(made)),
+    ];
+    match settings.into_iter().find(|(_, holds)| !holds) {
+        Some((setting, _)) => Err(Error::Weaker { name, setting }),
+        None => Ok(()),
     }
-    if made.storage != wanted.storage {
-        return weaker("storage");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weaker(change: impl FnOnce(&mut Config)) -> Option<&'static str> {
+        let wanted = events(&config::Nats::at(""));
+        let mut made = wanted.clone();
+        change(&mut made);
+        match check("EVENTS", &wanted, &made) {
+            Err(Error::Weaker { setting, .. }) => Some(setting),
+            _ => None,
+        }
     }
-    if made.retention != wanted.retention {
-        return weaker("retention");
+
+    #[test]
+    fn whatever_promises_rest_on_is_compared() {
+        assert_eq!(weaker(|_| {}), None);
+        assert_eq!(weaker(|made| made.num_replicas = 3), None);
+        let memory = StorageType::Memory;
+        assert_eq!(weaker(|made| made.storage = memory), Some("storage"));
+        assert_eq!(weaker(|made| made.num_replicas = 0), Some("replicas"));
+        let old = DiscardPolicy::Old;
+        assert_eq!(weaker(|made| made.discard = old), Some("discard"));
+        assert_eq!(weaker(|made| made.max_bytes = 1 << 30), Some("max_bytes"));
+        assert_eq!(weaker(|made| made.max_messages = 9), Some("max_msgs"));
+        assert_eq!(
+            weaker(|made| made.max_messages_per_subject = 1),
+            Some("max_msgs_per_subject")
+        );
+        assert_eq!(weaker(|made| made.max_age = REPLAY), Some("max_age"));
+        assert_eq!(weaker(|made| made.deny_delete = false), Some("deny_delete"));
+        assert_eq!(weaker(|made| made.deny_purge = false), Some("deny_purge"));
+        assert_eq!(weaker(|made| made.no_ack = true), Some("no_ack"));
+        let direct = weaker(|made| made.allow_direct = false);
+        assert_eq!(direct, Some("allow_direct"));
+        let atomic = weaker(|made| made.allow_atomic_publish = false);
+        assert_eq!(atomic, Some("allow_atomic"));
+        let relaxed = Some(PersistenceMode::Async);
+        assert_eq!(
+            weaker(|made| made.persist_mode = relaxed),
+            Some("persist_mode")
+        );
     }
-    if made.discard != wanted.discard {
-        return weaker("discard");
-    }
-    if made.allow_direct != wanted.allow_direct {
-        return weaker("allow_direct");
-    }
-    if made.allow_atomic_publish != wanted.allow_atomic_publish {
-        return weaker("allow_atomic");
-    }
-    if made.republish != wanted.republish {
-        return weaker("republish");
-    }
-    // Writes may be relaxed only where they were asked to be.
-    if made.persist_mode == Some(PersistenceMode::Async) && wanted.persist_mode != made.persist_mode
-    {
-        return weaker("persist_mode");
-    }
-    Ok(())
 }

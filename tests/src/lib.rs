@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod disk;
 pub mod random_model;
 pub mod service;
 pub mod world;

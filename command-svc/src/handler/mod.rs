@@ -28,7 +28,7 @@ use domain::{
 use futures_util::StreamExt;
 use infra::{
     clock,
-    event_store::{self, EventStore, Provenance},
+    event_store::{self, Provenance},
     lifecycle::Lifecycle,
     telemetry,
 };
@@ -54,11 +54,16 @@ struct Shared {
 }
 
 impl Handlers {
-    /// Handlers over the log behind this connection.
-    pub fn new(client: &Client, passwords: Passwords, submissions: Submissions) -> Self {
+    /// Handlers over this write path.
+    pub fn new(
+        client: &Client,
+        write: WritePath,
+        passwords: Passwords,
+        submissions: Submissions,
+    ) -> Self {
         Self(Arc::new(Shared {
             client: client.clone(),
-            write: WritePath::new(EventStore::new(client.clone())),
+            write,
             passwords,
             submissions,
             accounts: Cache::default(),

@@ -89,7 +89,7 @@ pub(super) async fn handle(
             store.pending::<Account>(account.uuid(), 0, &cx, now, &registered)?,
             store.pending::<Session>(session.uuid(), 0, &cx, now, &opened)?,
         ];
-        match store.append_all(cx.command, commits).await {
+        match shared.write.append(commits, cx.deadline).await {
             Ok(seq) => {
                 let Account::Active(profile) =
                     registered.iter().fold(Account::Absent, Account::evolve)

@@ -122,10 +122,11 @@ fn stack_options(data_dir: &Path, options: &Options) -> anyhow::Result<StackOpti
         postgres: options.postgres_port,
         s3: options.s3_port,
     };
+    stack.existing = Existing::from_env()?;
     if options.relaxed {
         stack.sync = SyncMode::Relaxed;
+        stack.existing.nats_sync = SyncMode::Relaxed.into();
     }
-    stack.existing = Existing::from_env()?;
     stack.programs.install = !options.no_install;
     stack.progress = Progress::new(|line| say(line));
     Ok(stack)
@@ -136,6 +137,8 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
     let endpoints = stack.endpoints();
     let nats = config::Nats {
         url: Secret::new(&endpoints.nats_url),
+        sync: endpoints.nats_sync,
+        system_url: endpoints.nats_system_url.clone(),
         ..config::Nats::from_env()?
     };
     let postgres = config::Postgres {

@@ -228,6 +228,8 @@ async fn given_servers_are_used_and_left_alone() -> Result<()> {
     let mut options = StackOptions::new(directory.path().join("explicit"));
     options.existing = Existing {
         nats_url: Some(given.endpoints().nats_url.clone()),
+        nats_sync: given.endpoints().nats_sync,
+        nats_system_url: given.endpoints().nats_system_url.clone(),
         database_url: Some(given.endpoints().database_url.clone()),
         s3: Some(given.endpoints().s3.clone()),
     };

@@ -6,7 +6,7 @@ use super::{
     connect, fresh_subject, on_one_and_on_three,
 };
 use amaima::stack::wait_for;
-use async_nats::{StatusCode, jetstream};
+use async_nats::{Client, StatusCode, jetstream};
 use domain::{
     Actor, Aggregate, Timestamp,
     id::{AccountId, CommandId, QueryId},
@@ -14,7 +14,10 @@ use domain::{
     subject::EVENTS,
 };
 use futures_util::StreamExt;
-use infra::event_store::{EventStore, Provenance};
+use infra::{
+    append::{self, Part},
+    event_store::{EventStore, Provenance},
+};
 use serde_json::json;
 use tests::world::PATIENCE;
 use uuid::Uuid;
@@ -57,14 +60,13 @@ async fn a_follower_lags_and_loading_from_the_leader_does_not() {
     let follower = (leader + 1) % ground.cluster.replicas();
     let at_leader = connect(&ground.cluster.member_urls()[leader]).await;
     let at_follower = connect(&ground.cluster.member_urls()[follower]).await;
-    let writer = EventStore::new(at_leader);
     let reader = EventStore::new(at_follower.clone());
     let frozen = &ground.cluster.members()[follower];
     let (mut behind, mut put_off) = (0, 0);
     for _ in 0..ROUNDS {
         let id = Uuid::new_v4();
         frozen.pause().expect("frozen");
-        let last = submit(&writer, id).await;
+        let last = submit(&at_leader, id).await;
         // The request waits in the frozen server's socket, like the commits on its routes.
         let inbox = at_follower.new_inbox();
         let mut replies = at_follower
@@ -96,7 +98,8 @@ async fn a_follower_lags_and_loading_from_the_leader_does_not() {
 }
 
 /// Many large commits on other subjects keep the follower busy, then the one that is read.
-async fn submit(store: &EventStore, id: Uuid) -> u64 {
+async fn submit(client: &Client, id: Uuid) -> u64 {
+    let store = EventStore::new(client.clone());
     let mut last = 0;
     for n in 0..40 {
         let id = if n == 39 { id } else { Uuid::new_v4() };
@@ -125,7 +128,13 @@ async fn submit(store: &EventStore, id: Uuid) -> u64 {
             deadline: at.plus_millis(30_000),
         };
         let pending = store.pending::<Query>(id, 0, &provenance, at, &[event]);
-        let stored = store.append(pending.expect("it encodes")).await;
+        let Part {
+            subject,
+            expected,
+            headers,
+            payload,
+        } = pending.expect("it encodes");
+        let stored = append::append(client, &subject, expected, headers, payload).await;
         last = stored.expect("it is stored").seq;
     }
     last

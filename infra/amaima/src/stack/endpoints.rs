@@ -1,7 +1,7 @@
 //! Where the servers are, and how processes are told.
 
 use super::Error;
-use infra::config::{ObjectStore, Secret};
+use infra::config::{ObjectStore, Secret, Sync};
 use std::fmt;
 
 /// Where clients connect.
@@ -9,6 +9,10 @@ use std::fmt;
 pub struct Endpoints {
     /// `nats://127.0.0.1:<port>`
     pub nats_url: String,
+    /// When its writes count as done.
+    pub nats_sync: Sync,
+    /// The same server as the user who may ask it whether they are; of the own server only.
+    pub nats_system_url: Option<Secret>,
     /// `postgres://amaima:<password>@127.0.0.1:<port>/amaima`, a superuser of the own server.
     pub database_url: String,
     /// Endpoint, bucket and keys.
@@ -17,9 +21,12 @@ pub struct Endpoints {
 
 impl Endpoints {
     /// The same as variables of the environment, as every service reads them.
-    pub fn env(&self) -> [(&'static str, &str); 7] {
+    pub fn env(&self) -> [(&'static str, &str); 9] {
+        let system_url = self.nats_system_url.as_ref().map_or("", Secret::expose);
         [
             ("NATS_URL", &self.nats_url),
+            ("NATS_SYNC", self.nats_sync.as_str()),
+            ("NATS_SYSTEM_URL", system_url),
             ("DATABASE_URL", &self.database_url),
             ("S3_ENDPOINT", &self.s3.endpoint),
             ("S3_REGION", &self.s3.region),
@@ -35,6 +42,8 @@ impl fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoints")
             .field("nats_url", &self.nats_url)
+            .field("nats_sync", &self.nats_sync)
+            .field("nats_system_url", &self.nats_system_url)
             .field("database_url", &"***")
             .field("s3", &self.s3)
             .finish()
@@ -46,6 +55,10 @@ impl fmt::Debug for Endpoints {
 pub struct Existing {
     /// A nats-server (2.14 or newer, JetStream on).
     pub nats_url: Option<String>,
+    /// When its writes should count as done.
+    pub nats_sync: Sync,
+    /// The same server as a user who may ask it whether they are.
+    pub nats_system_url: Option<Secret>,
     /// A PostgreSQL database (15 or newer).
     pub database_url: Option<String>,
     /// An S3 endpoint; the bucket is made if it is missing.
@@ -64,8 +77,9 @@ impl fmt::Debug for Existing {
 }
 
 impl Existing {
-    /// `NATS_URL`, `DATABASE_URL`, and `S3_ENDPOINT` with its `S3_REGION`, `S3_BUCKET`,
-    /// `S3_ACCESS_KEY` and `S3_SECRET_KEY`, as far as they are set.
+    /// `NATS_URL` with its `NATS_SYNC` and `NATS_SYSTEM_URL`, `DATABASE_URL`, and `S3_ENDPOINT`
+    /// with its `S3_REGION`, `S3_BUCKET`, `S3_ACCESS_KEY` and `S3_SECRET_KEY`, as far as they are
+    /// set.
     ///
     /// # Errors
     /// When `S3_ENDPOINT` stands without the keys that it needs.
@@ -89,6 +103,8 @@ impl Existing {
         };
         Ok(Self {
             nats_url: set("NATS_URL"),
+            nats_sync: infra::config::parsed("NATS_SYNC", Sync::Always)?,
+            nats_system_url: set("NATS_SYSTEM_URL").map(Secret::new),
             database_url: set("DATABASE_URL"),
             s3,
         })

@@ -67,6 +67,15 @@ pub enum SyncMode {
     Relaxed,
 }
 
+impl From<SyncMode> for infra::config::Sync {
+    fn from(mode: SyncMode) -> Self {
+        match mode {
+            SyncMode::Always => Self::Always,
+            SyncMode::Relaxed => Self::Relaxed,
+        }
+    }
+}
+
 /// Fixed ports on 127.0.0.1. A port that is not given is the one of the last start in the same data
 /// directory, if it is still free, else any free one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,6 +125,8 @@ pub struct StackOptions {
     pub ports: Ports,
     /// When a write counts as done.
     pub sync: SyncMode,
+    /// Where nats-server keeps its streams, if not in the data directory: a disk of their own.
+    pub nats_store: Option<PathBuf>,
     /// The data need not outlive the stack: PostgreSQL starts from a copied cluster and never
     /// syncs its files, and the servers are taken down without their last rites.
     pub disposable: bool,
@@ -136,6 +147,7 @@ impl StackOptions {
             data_dir: data_dir.into(),
             ports: Ports::default(),
             sync: SyncMode::default(),
+            nats_store: None,
             disposable: false,
             existing: Existing::default(),
             programs: Programs::default(),
@@ -173,7 +185,9 @@ impl Stack {
             s3::start(&options, &data_dir),
         )?;
         let endpoints = Endpoints {
-            nats_url: nats.1,
+            nats_url: nats.1.url.expose().to_owned(),
+            nats_sync: nats.1.sync,
+            nats_system_url: nats.1.system_url,
             database_url: postgres.1,
             s3: s3.1,
         };

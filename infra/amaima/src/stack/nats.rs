@@ -9,6 +9,7 @@ use super::{
     server::{Body, Server},
 };
 use async_nats::{Client, ConnectOptions, jetstream};
+use infra::config::{self, Secret};
 use rustix::process::Signal;
 use std::{
     fs,
@@ -21,14 +22,21 @@ use uuid::Uuid;
 /// The configuration that is shipped.
 const CONFIGURATION: &str = include_str!("../../../deploy/nats.conf");
 
+/// The user who may ask a server for its settings, which `nats.conf` includes here.
+const SYSTEM_ACCOUNT: &str = include_str!("../../../deploy/nats-system.conf");
+
 const SYNC_ALWAYS: &str = "sync_interval: always";
-const SYNC_RELAXED: &str = "sync_interval: 2m";
+/// In quotes: the server reads a bare 2m as two millions (of seconds).
+const SYNC_RELAXED: &str = "sync_interval: \"2m\"";
 
 #[derive(Debug)]
 pub(super) struct Nats {
     daemon: Daemon,
     program: PathBuf,
     directory: PathBuf,
+    store: PathBuf,
+    /// The password of the user in [`SYSTEM_ACCOUNT`].
+    system_password: String,
     /// Tells our server from one of somebody else on the same port.
     name: String,
     port: u16,
@@ -46,16 +54,22 @@ pub(super) struct Membership {
     pub routes: String,
 }
 
-/// Starts the server, or takes the given one, and returns it with its URL.
+/// Starts the server, or takes the given one, and returns it and how to reach it.
 pub(super) async fn start(
     options: &StackOptions,
     data_dir: &DataDir,
-) -> Result<(Server, String), Error> {
+) -> Result<(Server, config::Nats), Error> {
     let progress = &options.progress;
     if let Some(url) = &options.existing.nats_url {
         let version = check_existing(url).await?;
         progress.say(format!("nats-server {version}: the given one answers"));
-        return Ok((Server::new(ServerKind::Nats, Body::Existing), url.clone()));
+        let server = Server::new(ServerKind::Nats, Body::Existing);
+        let nats = config::Nats {
+            sync: options.existing.nats_sync,
+            system_url: options.existing.nats_system_url.clone(),
+            ..config::Nats::at(url)
+        };
+        return Ok((server, nats));
     }
     ports::demand_free(ServerKind::Nats, options.ports.nats)?;
     let program = options.programs.nats_server(progress).await?;
@@ -67,12 +81,25 @@ pub(super) async fn start(
         options.sync,
         options.patience,
     )?;
+    if let Some(store) = &options.nats_store {
+        nats.store.clone_from(store);
+    }
+    if let Some(password) = data_dir.state().nats_system_password {
+        nats.system_password = password;
+    }
     let candidates = ports::candidates(options.ports.nats, data_dir.state().nats_port);
     nats.port = ports::launch_on_first_free(candidates, |port| nats.launch(port)).await?;
-    data_dir.update(|state| state.nats_port = Some(nats.port))?;
+    data_dir.update(|state| {
+        state.nats_port = Some(nats.port);
+        state.nats_system_password = Some(nats.system_password.clone());
+    })?;
     progress.say(program.answering(nats.port, begun));
-    let url = url(nats.port);
-    Ok((Server::new(ServerKind::Nats, Body::Nats(nats)), url))
+    let config = config::Nats {
+        sync: options.sync.into(),
+        system_url: Some(nats.system_url()),
+        ..config::Nats::at(&url(nats.port))
+    };
+    Ok((Server::new(ServerKind::Nats, Body::Nats(nats)), config))
 }
 
 impl Nats {
@@ -88,7 +115,10 @@ impl Nats {
         Ok(Self {
             daemon: Daemon::new(ServerKind::Nats, log_file, Signal::KILL, patience),
             program,
+            store: directory.clone(),
             directory,
+            // A letter first, since the server would read digits as a number.
+            system_password: format!("p{}", Uuid::new_v4().simple()),
             name: format!("amaima-{}", Uuid::new_v4().simple()),
             port: 0,
             membership: None,
@@ -101,6 +131,11 @@ impl Nats {
         self.port = port;
         self.membership = membership;
         self.launch(port).await
+    }
+
+    fn system_url(&self) -> Secret {
+        let (password, port) = (&self.system_password, self.port);
+        Secret::new(format!("nats://amaima-check:{password}@127.0.0.1:{port}"))
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -142,7 +177,8 @@ impl Nats {
             .arg("--config")
             .arg(self.directory.join("nats.conf"))
             .arg("--store_dir")
-            .arg(&self.directory)
+            .arg(&self.store)
+            .env("NATS_SYSTEM_PASSWORD", &self.system_password)
             .arg("--pid")
             .arg(self.directory.join("nats.pid"))
             .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
@@ -206,8 +242,13 @@ async fn check_existing(url: &str) -> Result<Version, Error> {
 
 fn prepare(directory: &Path, sync: SyncMode) -> Result<(), Error> {
     make_private(directory)?;
-    let file = directory.join("nats.conf");
-    fs::write(&file, configuration(sync)).map_err(Error::io("cannot write", file))
+    let write = |name: &str, text: &str| {
+        let file = directory.join(name);
+        fs::write(&file, text).map_err(Error::io("cannot write", file))
+    };
+    write("nats-system.conf", SYSTEM_ACCOUNT)?;
+    let with_account = format!("{}\ninclude \"nats-system.conf\"\n", configuration(sync));
+    write("nats.conf", &with_account)
 }
 
 fn configuration(sync: SyncMode) -> String {

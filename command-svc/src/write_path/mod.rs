@@ -1,24 +1,27 @@
 //! Load, fold, decide, append with the expected sequence, try again on conflict.
+//!
+//! Commands for one aggregate take turns within this process ([`turns`]); what they append goes
+//! through [`GroupCommit`], together with what is appended to others at the same time.
 
-use domain::{Aggregate, id::CommandId};
+mod cache;
+mod turns;
+
+pub use cache::Cache;
+
+use domain::{Aggregate, Timestamp, id::CommandId};
 use infra::{
-    clock,
+    append, clock,
     event_store::{self, EventStore, Known, Loaded, Provenance},
+    group_commit::{GroupCommit, Unit},
     retry::Backoff,
 };
-use lru::LruCache;
-use std::{
-    num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 use tracing::debug;
+use turns::Turns;
 use uuid::Uuid;
 
 /// How often a decision is taken again before the caller is told of the conflict.
 const ATTEMPTS: u32 = 5;
-/// Aggregates of one kind that are kept folded in memory.
-const CACHED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// A command had no effect that is known of.
 #[derive(Debug, thiserror::Error)]
@@ -51,37 +54,12 @@ pub struct Executed<A> {
     pub appended: bool,
 }
 
-/// Folded aggregates of one kind. Stale ones do no harm: the expected sequence refuses what was
-/// decided on them.
-pub struct Cache<A>(Mutex<LruCache<Uuid, Loaded<A>>>);
-
-impl<A: Aggregate> Default for Cache<A> {
-    fn default() -> Self {
-        Self(Mutex::new(LruCache::new(CACHED)))
-    }
-}
-
-impl<A: Aggregate> Cache<A> {
-    fn get(&self, id: Uuid) -> Option<Loaded<A>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .cloned()
-    }
-
-    fn put(&self, id: Uuid, loaded: Loaded<A>) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .put(id, loaded);
-    }
-}
-
 /// The write path over one log.
 #[derive(Clone, Debug)]
 pub struct WritePath {
     store: EventStore,
+    commits: GroupCommit,
+    turns: Turns,
 }
 
 /// What is known of an aggregate before its log is read.
@@ -96,8 +74,12 @@ pub enum Expect {
 
 impl WritePath {
     /// The write path over this log.
-    pub const fn new(store: EventStore) -> Self {
-        Self { store }
+    pub fn new(store: EventStore, commits: GroupCommit) -> Self {
+        Self {
+            store,
+            commits,
+            turns: Turns::default(),
+        }
     }
 
     /// The log itself.
@@ -114,12 +96,25 @@ impl WritePath {
         cache: &Cache<A>,
         id: Uuid,
     ) -> Result<Loaded<A>, event_store::Error> {
-        let loaded = self
-            .store
-            .catch_up(id, cache.get(id).unwrap_or_default())
-            .await?;
+        let loaded = match cache.get(id) {
+            Some(cached) => self.store.catch_up(id, cached).await?,
+            None => self.store.load(id).await?,
+        };
         cache.put(id, loaded.clone());
         Ok(loaded)
+    }
+
+    /// Appends the commits of one command to several aggregates, all or none, and answers with the
+    /// last one's sequence.
+    ///
+    /// # Errors
+    /// See [`append::Error`].
+    pub async fn append(
+        &self,
+        parts: Vec<append::Part>,
+        deadline: Timestamp,
+    ) -> Result<u64, event_store::Error> {
+        Ok(self.commits.commit(Unit { parts, deadline }).await?)
     }
 
     /// Decides about a command and appends what follows. A repeat of a command id appends nothing
@@ -135,6 +130,7 @@ impl WritePath {
         command: A::Command,
         provenance: &Provenance,
     ) -> Result<Executed<A>, Error<A::Refused>> {
+        let _turn = self.turns.take(A::named(id)).await;
         let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
         // Only what was just read from the log may refuse a command.
         let (mut loaded, mut fresh) = match (cache.get(id), expect) {
@@ -183,30 +179,33 @@ impl WritePath {
                 .store
                 .pending::<A>(id, loaded.last_seq, provenance, now, &events)
                 .map_err(Error::Log)?;
-            match self.store.append(pending).await {
-                Ok(stored) if !stored.duplicate => {
+            match self.append(vec![pending], provenance.deadline).await {
+                Ok(seq) => {
                     let by = Known {
                         command: provenance.command,
-                        seq: stored.seq,
+                        seq,
                         fingerprint: provenance.fingerprint,
                     };
-                    let loaded = loaded.after(by, &events);
+                    let mut loaded = loaded.after(by, &events);
+                    self.store.keep(id, &mut loaded);
                     cache.put(id, loaded.clone());
                     return Ok(Executed {
                         state: loaded.state,
-                        seq: stored.seq,
+                        seq,
                         appended: true,
                     });
                 }
-                // Our own first attempt was stored after all; the log tells where.
-                Ok(_) => {}
                 Err(error) if may_be_stored(&error) => {
                     debug!(aggregate = A::KIND.as_str(), %error, "deciding again");
                     backoff.wait().await;
                 }
                 Err(error) => return Err(Error::Log(error)),
             }
-            loaded = self.store.load_from_leader(id).await.map_err(Error::Log)?;
+            loaded = self
+                .store
+                .catch_up_from_leader(id, loaded)
+                .await
+                .map_err(Error::Log)?;
             fresh = true;
         }
         Err(Error::Conflict)
@@ -219,9 +218,9 @@ pub fn may_be_stored(error: &event_store::Error) -> bool {
     matches!(
         error,
         event_store::Error::Append(
-            infra::append::Error::Conflict { .. }
-                | infra::append::Error::NoAnswer { .. }
-                | infra::append::Error::Unreadable { .. }
+            append::Error::Conflict { .. }
+                | append::Error::NoAnswer { .. }
+                | append::Error::Unreadable { .. }
         )
     )
 }

@@ -1,0 +1,285 @@
+//! Commits per second: from command-svc and through REST, beside the bare client with the same
+//! headers and payload, for relaxed and for synced writes.
+//!
+//! `cargo bench -p tests --bench append`. All three run on the same server, one after the other,
+//! several times; medians and their ratios are printed. `-- ways` compares instead the ways in which
+//! the server takes messages that are guarded by the expected sequence ([`ways`]).
+
+mod ways;
+
+use amaima::stack::{self, Stack, SyncMode, wait_for};
+use domain::{
+    Actor, Timestamp,
+    commit::{self, header},
+    id::{AccountId, CommandId, QueryId},
+    query::{Event, Query, Submission},
+    wire::command::{Body, Reply, Request, Via},
+};
+use futures_util::{StreamExt, stream};
+use infra::{
+    append::{self, Part},
+    bus::Commands,
+    clock, config,
+    lifecycle::Lifecycle,
+};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::{Duration, Instant},
+};
+use tests::client::Client;
+
+const IN_FLIGHT: usize = 64;
+const COMMITS: usize = 4_000;
+const ROUNDS: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let ways = std::env::args().any(|argument| argument == "ways");
+    if !ways {
+        say("mode | what | commits/s | of the bare client | p50 ms | p99 ms (medians of 5 rounds)");
+    }
+    let mut ours = Vec::new();
+    for (name, sync) in [("relaxed", SyncMode::Relaxed), ("synced", SyncMode::Always)] {
+        let stack = stack::testing_with(|options| options.sync = sync).await?;
+        if ways {
+            ways::compare(name, &nats(&stack)).await?;
+        } else {
+            ours.push(compare(name, &stack).await?);
+        }
+        stack.stop().await?;
+    }
+    if let [relaxed, synced] = ours[..] {
+        say(&format!(
+            "synced / relaxed from command-svc: {:.2}",
+            synced / relaxed
+        ));
+    }
+    Ok(())
+}
+
+/// Prints one table, and answers with the commits per second from command-svc.
+async fn compare(mode: &str, stack: &Stack) -> anyhow::Result<f64> {
+    let nats = nats(stack);
+    let lifecycle = Lifecycle::new();
+    let client = infra::nats::connect(&nats, "bench").await?;
+    infra::jetstream::prepare(&client, &nats).await?;
+    let http = services(&nats, &lifecycle)?;
+    let commands = Commands::new(client.clone());
+    wait_for("command-svc", PATIENCE, || order(&commands))
+        .await
+        .map_err(anyhow::Error::msg)?;
+    wait_for("the gateway", PATIENCE, || {
+        reqwest::get(format!("http://{http}/health/live"))
+    })
+    .await?;
+    let mia = Client::registered(http).await;
+    let (mut bare, mut service, mut rest) = (Figures::new(), Figures::new(), Figures::new());
+    for _ in 0..ROUNDS {
+        bare.add(rate(|| plain(&client)).await?);
+        service.add(rate(|| order(&commands)).await?);
+        rest.add(rate(|| post(&mia)).await?);
+    }
+    let ceiling = median(&mut bare.rates.clone());
+    for (what, figures) in [
+        ("bare client", &mut bare),
+        ("command-svc", &mut service),
+        ("REST", &mut rest),
+    ] {
+        let rate = median(&mut figures.rates);
+        say(&format!(
+            "{mode} | {what} | {rate:.0} | {:.2} | {:.2} | {:.2}",
+            rate / ceiling,
+            median(&mut figures.p50),
+            median(&mut figures.p99)
+        ));
+    }
+    lifecycle.stop(Duration::from_secs(5)).await;
+    Ok(median(&mut service.rates))
+}
+
+fn nats(stack: &Stack) -> config::Nats {
+    let endpoints = stack.endpoints();
+    config::Nats {
+        sync: endpoints.nats_sync,
+        system_url: endpoints.nats_system_url.clone(),
+        ..config::Nats::at(&endpoints.nats_url)
+    }
+}
+
+/// command-svc and a gateway in this process; where the gateway listens.
+fn services(nats: &config::Nats, lifecycle: &Lifecycle) -> anyhow::Result<SocketAddr> {
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
+    let key = config::Secret::new(gateway::keys::generate_pem()?);
+    let mut gateway = gateway::Config::new(key, nats.clone());
+    (gateway.http_addr, gateway.metrics_addr) = (free()?, free()?);
+    let http = gateway.http_addr;
+    let commands = command_svc::Config { nats: nats.clone() };
+    let life = lifecycle.clone();
+    lifecycle.spawn("command-svc", async move {
+        if let Err(error) = command_svc::run(commands, life).await {
+            say(&format!("command-svc: {error}"));
+        }
+    });
+    let life = lifecycle.clone();
+    lifecycle.spawn("gateway", async move {
+        if let Err(error) = gateway::run(gateway, life).await {
+            say(&format!("gateway: {error}"));
+        }
+    });
+    Ok(http)
+}
+
+/// What the rounds of one way have shown.
+struct Figures {
+    rates: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+impl Figures {
+    const fn new() -> Self {
+        Self {
+            rates: Vec::new(),
+            p50: Vec::new(),
+            p99: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, (rate, mut times): (f64, Vec<Duration>)) {
+        times.sort_unstable();
+        let millis = |at: usize| times[at].as_secs_f64() * 1e3;
+        self.rates.push(rate);
+        self.p50.push(millis(times.len() / 2));
+        self.p99.push(millis(times.len() * 99 / 100));
+    }
+}
+
+/// Runs `COMMITS` calls, `IN_FLIGHT` at a time: calls per second, and how long each took.
+async fn rate<F>(call: impl Fn() -> F) -> anyhow::Result<(f64, Vec<Duration>)>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let began = Instant::now();
+    let mut calls = stream::iter(0..COMMITS)
+        .map(|_| async {
+            let began = Instant::now();
+            call().await.map(|()| began.elapsed())
+        })
+        .buffer_unordered(IN_FLIGHT);
+    let mut times = Vec::with_capacity(COMMITS);
+    while let Some(took) = calls.next().await {
+        times.push(took?);
+    }
+    Ok((COMMITS as f64 / began.elapsed().as_secs_f64(), times))
+}
+
+fn submission() -> Submission {
+    Submission {
+        text: "What is a projection here, and why is it kept apart from the log?".into(),
+        operation: "general".into(),
+        file_ids: vec![],
+        context: None,
+        reference: None,
+    }
+}
+
+/// The very commit that command-svc would write, to a fresh aggregate.
+fn part() -> anyhow::Result<Part> {
+    let query = QueryId::new(clock::fresh_id());
+    let owner = AccountId::new(clock::fresh_id());
+    let command = CommandId::new(clock::fresh_id());
+    let at = Timestamp::from_millis(1_741_079_700_000);
+    let event = Event::Submitted {
+        query,
+        owner,
+        submission: submission(),
+        at,
+    };
+    let commit = commit::encode::<Query>(query.uuid(), command, at, &[event])?;
+    let mut headers = async_nats::HeaderMap::new();
+    for (name, value) in [
+        (header::COMMAND_ID, command.to_string()),
+        (header::EVENT_TYPES, commit.types),
+        (header::ACTOR, serde_json::to_string(&Actor::User(owner))?),
+        (header::CORRELATION_ID, "req_0123456789ab".into()),
+        (header::CAUSATION_ID, "req_0123456789ab".into()),
+        (header::REQUEST_ID, "req_0123456789ab".into()),
+        (header::SCHEMA, commit::SCHEMA.into()),
+    ] {
+        headers.insert(name, value);
+    }
+    Ok(Part {
+        subject: commit.aggregate.subject(),
+        expected: 0,
+        headers,
+        payload: commit.payload.into(),
+    })
+}
+
+/// The ceiling: the bare client.
+async fn plain(client: &async_nats::Client) -> anyhow::Result<()> {
+    let part = part()?;
+    append::append(
+        client,
+        &part.subject,
+        part.expected,
+        part.headers,
+        part.payload,
+    )
+    .await?;
+    Ok(())
+}
+
+/// Ours: the command over the bus, decided, appended and answered.
+async fn order(commands: &Commands) -> anyhow::Result<()> {
+    let request = Request {
+        id: CommandId::new(clock::fresh_id()),
+        actor: Actor::User(AccountId::new(clock::fresh_id())),
+        request_id: "req_0123456789ab".into(),
+        traceparent: None,
+        deadline: clock::now().plus_millis(30_000),
+        fingerprint: None,
+        body: Body::SubmitQuery {
+            query: QueryId::new(clock::fresh_id()),
+            named: true,
+            via: Via::Socket,
+            submission: submission(),
+        },
+    };
+    match commands.send(&request).await {
+        Reply::Accepted { .. } => Ok(()),
+        other => anyhow::bail!("not accepted: {other:?}"),
+    }
+}
+
+/// The same as an app sends it.
+async fn post(mia: &Client) -> anyhow::Result<()> {
+    let body = json!({
+        "query": submission().text,
+        "query_id": clock::fresh_id(),
+    });
+    let response = mia
+        .request(Method::POST, "/v1/query")
+        .header("Prefer", "respond-async")
+        .json(&body)
+        .send()
+        .await?;
+    let status = response.status();
+    // Read to its end, so that the connection is used again.
+    let body = response.text().await?;
+    anyhow::ensure!(status == StatusCode::ACCEPTED, "{status}: {body}");
+    Ok(())
+}
+
+fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn say(line: &str) {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{line}").ok();
+}
