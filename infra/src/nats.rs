@@ -2,7 +2,7 @@
 //! lives; what is asked meanwhile fails after its own deadline.
 
 use crate::config;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -17,10 +17,20 @@ const RECONNECT_MAX: Duration = Duration::from_millis(500);
 /// Connects. `name` is shown in the server's list of connections.
 ///
 /// # Errors
-/// When the first connection cannot be made; later losses are mended in the background.
+/// When the first connection cannot be made, or its server refuses the credentials in the URL; later losses are mended in the background.
 pub async fn connect(config: &config::Nats, name: &str) -> Result<Client, Error> {
     let servers: Vec<&str> = config.url.expose().split(',').collect();
-    let client = ConnectOptions::new()
+    let mut options = ConnectOptions::new();
+    // The client library takes no notice of credentials in a URL.
+    let first = servers
+        .first()
+        .and_then(|url| url.parse::<ServerAddr>().ok());
+    if let Some(first) = &first
+        && let (Some(user), Some(password)) = (first.username(), first.password())
+    {
+        options = options.user_and_password(user.to_owned(), password.to_owned());
+    }
+    let client = options
         .name(name)
         .max_reconnects(None)
         .ping_interval(Duration::from_secs(10))

@@ -15,7 +15,7 @@ use infra::{
     append::Part,
     clock, config,
     event_store::{EventStore, Known, Loaded, Provenance},
-    group_commit::{GroupCommit, Unit},
+    group_commit::GroupCommit,
     lifecycle::Lifecycle,
     snapshots::Snapshots,
 };
