@@ -2,11 +2,13 @@
 //!
 //! [`world::World`] brings up nats-server, PostgreSQL, an S3 endpoint and our services; a
 //! [`client::Client`] speaks to it as an app would. Services run in the test's process, or as
-//! processes of their own ([`service`]) where a test kills them.
+//! processes of their own ([`service`]) where a test kills them. [`history`] records what clients
+//! are told during such a run and checks it against the log and the read models.
 
 pub mod browser;
 pub mod client;
 pub mod disk;
+pub mod history;
 pub mod random_model;
 pub mod service;
 pub mod world;

@@ -217,6 +217,14 @@ impl World {
         process.kill().expect("it can be killed");
     }
 
+    /// A service that runs as a process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn process(&self, role: Role) -> &Process {
+        self.processes.get(role.name()).expect("it runs")
+    }
+
     /// A pool of connections to the read models.
     ///
     /// # Panics

@@ -14,6 +14,7 @@ mod durability;
 mod errors;
 mod faults;
 mod group_commit;
+mod history;
 mod loading;
 mod promises;
 mod queries;
