@@ -17,7 +17,8 @@ const RECONNECT_MAX: Duration = Duration::from_millis(500);
 /// Connects. `name` is shown in the server's list of connections.
 ///
 /// # Errors
-/// When the first connection cannot be made, or its server refuses the credentials in the URL; later losses are mended in the background.
+/// When the first connection cannot be made, or its server refuses the credentials in the URL; later
+/// losses are mended in the background.
 pub async fn connect(config: &config::Nats, name: &str) -> Result<Client, Error> {
     let servers: Vec<&str> = config.url.expose().split(',').collect();
     let mut options = ConnectOptions::new();
