@@ -26,16 +26,28 @@ use write_path::WritePath;
 pub struct Config {
     /// The log and the bus.
     pub nats: config::Nats,
+    /// Most commands in work at once; more are turned away at once.
+    pub in_work: usize,
 }
 
 impl Config {
-    /// From the environment.
+    /// The defaults, at this bus.
+    pub const fn at(nats: config::Nats) -> Self {
+        Self {
+            nats,
+            in_work: 2_048,
+        }
+    }
+
+    /// `COMMANDS_IN_WORK`, and the variables of [`config::Nats::from_env`].
     ///
     /// # Errors
     /// When a variable cannot be read.
     pub fn from_env() -> Result<Self, config::Error> {
+        let defaults = Self::at(config::Nats::from_env()?);
         Ok(Self {
-            nats: config::Nats::from_env()?,
+            in_work: config::parsed("COMMANDS_IN_WORK", defaults.in_work)?,
+            ..defaults
         })
     }
 }
@@ -86,7 +98,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let passwords = passwords::Passwords::new()?;
     let handlers = handler::Handlers::new(&client, write, passwords, submissions);
     policy_runner::start(&client, &context, &lifecycle);
-    handler::serve(&client, handlers, &lifecycle)
+    handler::serve(&client, handlers, config.in_work, &lifecycle)
         .await
         .map_err(Error::Offer)?;
     info!("command-svc takes commands");

@@ -5,11 +5,17 @@ use argon2::{
     Argon2,
     password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
-use std::sync::Arc;
-use tokio::sync::{AcquireError, Semaphore};
+use domain::Timestamp;
+use infra::clock;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{AcquireError, Semaphore},
+    time::timeout,
+};
 
-/// Most passwords that wait for the pool; more are turned away at once.
-const WAITING: usize = 256;
+/// Most passwords in the pool, for each core; more are turned away at once. Their work is done
+/// well before nobody waits for it any more.
+const PLACES_PER_CORE: usize = 32;
 
 /// A password could not be hashed or checked.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,9 @@ pub enum Error {
     /// The pool has gone, or its queue is full.
     #[error("the password pool takes no more work")]
     Busy,
+    /// Nobody waits any more.
+    #[error("the password pool did not come to it in time")]
+    Late,
 }
 
 impl From<AcquireError> for Error {
@@ -38,7 +47,7 @@ impl From<tokio::task::JoinError> for Error {
 #[derive(Clone)]
 pub struct Passwords {
     working: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     /// Checked in place of an unknown person's, so that the answer takes as long.
     nobody: Arc<str>,
 }
@@ -52,7 +61,7 @@ impl Passwords {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             working: Arc::new(Semaphore::new(cores)),
-            waiting: Arc::new(Semaphore::new(WAITING)),
+            places: Arc::new(Semaphore::new(cores * PLACES_PER_CORE)),
             nobody: hash_now("nobody has this password")?.into(),
         })
     }
@@ -60,28 +69,45 @@ impl Passwords {
     /// The PHC string of a password, with a fresh salt.
     ///
     /// # Errors
-    /// When the pool is full, or hashing fails.
-    pub async fn hash(&self, password: String) -> Result<String, Error> {
-        self.run(move || hash_now(&password)).await?
+    /// When the pool is full or too slow, or hashing fails.
+    pub async fn hash(&self, password: String, deadline: Timestamp) -> Result<String, Error> {
+        self.run(deadline, move || hash_now(&password)).await?
     }
 
     /// Whether `password` belongs to `hash`; without one, the same work for the answer no.
     ///
     /// # Errors
-    /// When the pool is full, or the hash is no PHC string.
-    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Error> {
+    /// When the pool is full or too slow, or the hash is no PHC string.
+    pub async fn verify(
+        &self,
+        password: String,
+        hash: Option<String>,
+        deadline: Timestamp,
+    ) -> Result<bool, Error> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.to_string());
-        let matches = self.run(move || verify_now(&password, &hash)).await??;
+        let matches = self
+            .run(deadline, move || verify_now(&password, &hash))
+            .await??;
         Ok(known && matches)
     }
 
     async fn run<T: Send + 'static>(
         &self,
+        deadline: Timestamp,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let _place = self.waiting.try_acquire().map_err(|_| Error::Busy)?;
-        let _core = self.working.acquire().await?;
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| Error::Busy)?;
+        let left = Duration::from_millis(deadline.millis_since(clock::now()));
+        let core = timeout(left, self.working.clone().acquire_owned())
+            .await
+            .map_err(|_| Error::Late)??;
+        let work = move || {
+            // Held by the work itself: it goes on when its caller has gone.
+            let _held = (place, core);
+            work()
+        };
         Ok(tokio::task::spawn_blocking(work).await?)
     }
 }
@@ -105,25 +131,52 @@ fn verify_now(password: &str, hash: &str) -> Result<bool, Error> {
 mod tests {
     use super::*;
 
+    fn soon() -> Timestamp {
+        clock::now().plus_millis(60_000)
+    }
+
     #[tokio::test]
     async fn a_password_is_recognised() {
         let pool = Passwords::new().unwrap();
-        let hash = pool.hash("password123".into()).await.unwrap();
+        let hash = pool.hash("password123".into(), soon()).await.unwrap();
         assert!(
             hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
             "{hash}"
         );
-        assert!(
-            pool.verify("password123".into(), Some(hash.clone()))
-                .await
-                .unwrap()
+        let known = async |password: &str, hash: Option<&String>| {
+            let verified = pool.verify(password.into(), hash.cloned(), soon());
+            verified.await.unwrap()
+        };
+        assert!(known("password123", Some(&hash)).await);
+        assert!(!known("password124", Some(&hash)).await);
+        assert!(!known("nobody has this password", None).await);
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_turns_away_and_a_late_one_gives_up() {
+        let pool = Passwords::new().unwrap();
+        let cores = pool.working.available_permits();
+        let busy = pool
+            .working
+            .clone()
+            .acquire_many_owned(u32::try_from(cores).unwrap());
+        let busy = busy.await.unwrap();
+        let late = pool.hash("x".into(), clock::now().plus_millis(20)).await;
+        assert!(matches!(late, Err(Error::Late)), "{late:?}");
+        let places = pool.places.available_permits();
+        assert_eq!(
+            places,
+            cores * PLACES_PER_CORE,
+            "who gave up left its place"
         );
-        assert!(!pool.verify("password124".into(), Some(hash)).await.unwrap());
-        assert!(
-            !pool
-                .verify("nobody has this password".into(), None)
-                .await
-                .unwrap()
-        );
+        let full = pool
+            .places
+            .acquire_many(u32::try_from(places).unwrap())
+            .await
+            .unwrap();
+        let turned_away = pool.hash("x".into(), soon()).await;
+        assert!(matches!(turned_away, Err(Error::Busy)), "{turned_away:?}");
+        drop((full, busy));
+        assert!(pool.hash("x".into(), soon()).await.is_ok());
     }
 }

@@ -2,16 +2,17 @@
 
 use crate::{
     Config,
-    consistency::LastWrites,
-    edge::{Call, cors::Origins},
+    consistency::Consistency,
+    edge::{Call, Key, cors::Origins},
     hub::Hub,
     keys::Keys,
+    limits::Limits,
     metrics::Metrics,
     socket::Counted,
     tokens::Tokens,
 };
 use domain::{
-    Actor, Timestamp,
+    Actor, Fingerprint, Timestamp,
     id::{AccountId, CommandId, QueryId},
     subject::View,
     wire::{
@@ -34,6 +35,24 @@ const COMMAND_WAIT_MILLIS: i64 = 5_000;
 /// How long a caller waits for a view: the projection's own patience and some for the way.
 const VIEW_WAIT_MILLIS: i64 = domain::limits::READ_WAIT_MILLIS as i64 + 500;
 
+/// A command, and by what it is recognised when it comes again.
+pub(crate) struct Order {
+    pub(crate) id: CommandId,
+    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) body: Body,
+}
+
+impl Order {
+    /// A command that `who` gives through `route`.
+    pub(crate) fn new(key: &Key, who: &str, route: &str, body: Body) -> Self {
+        Self {
+            id: key.command(who, route),
+            fingerprint: key.fingerprint(&body),
+            body,
+        }
+    }
+}
+
 /// Shared by everything that the gateway runs.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -45,7 +64,8 @@ pub(crate) struct Shared {
     pub(crate) views: Views,
     pub(crate) tokens: Tokens,
     pub(crate) revocations: Revocations,
-    pub(crate) writes: Arc<LastWrites>,
+    pub(crate) consistency: Arc<Consistency>,
+    pub(crate) limits: Limits,
     pub(crate) hub: Hub,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) origins: Origins,
@@ -70,7 +90,8 @@ impl App {
         lifecycle: Lifecycle,
     ) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let writes = Arc::new(LastWrites::new());
+        let consistency = Arc::new(Consistency::new());
+        consistency.watch(nats.clone(), &lifecycle);
         let tokens = infra::tokens::Tokens::new(nats.clone());
         Self(Arc::new(Shared {
             commands: Commands::new(nats.clone()),
@@ -79,12 +100,13 @@ impl App {
             // Needed until the last call has ended, so its end is not waited for: a child's tasks
             // are dropped with the parent's hard signal.
             revocations: Revocations::watch(&nats, &lifecycle.child()),
-            writes: writes.clone(),
+            consistency: consistency.clone(),
+            limits: Limits::new(config.commands_in_flight, config.questions_in_flight),
             hub: Hub::new(
                 nats.clone(),
                 tokens,
                 metrics.clone(),
-                writes.clone(),
+                consistency,
                 lifecycle.clone(),
             ),
             metrics,
@@ -105,9 +127,14 @@ impl App {
         &self,
         call: &Call,
         actor: Actor,
-        id: CommandId,
-        body: Body,
+        order: Order,
     ) -> Result<Outcome, Failure> {
+        let _place = self.limits.command()?;
+        let Order {
+            id,
+            fingerprint,
+            body,
+        } = order;
         let giver = match &actor {
             Actor::User(user) => Some(*user),
             Actor::Anonymous | Actor::Worker(_) => None,
@@ -118,7 +145,7 @@ impl App {
             request_id: call.request_id.to_string(),
             traceparent: call.traceparent.clone(),
             deadline: infra::clock::now().plus_millis(COMMAND_WAIT_MILLIS),
-            fingerprint: None,
+            fingerprint,
             body,
         };
         match self.commands.send(&request).await {
@@ -128,8 +155,11 @@ impl App {
                     Outcome::SignedOut | Outcome::Query { .. } => giver,
                 };
                 if let Some(writer) = writer {
-                    self.writes.record(writer, seq);
+                    self.consistency.record(writer, seq);
                 }
+                call.seen.note(seq);
+                // The response names the log as well as the sequence.
+                self.consistency.epoch().await;
                 Ok(outcome)
             }
             Reply::Refused { failure } => Err(failure),
@@ -138,7 +168,8 @@ impl App {
         }
     }
 
-    /// Asks a view for what `user` may see, at least as new as the user's last write.
+    /// Asks a view for what `user` may see, at least as new as the user's last write here, and as
+    /// what the client has seen anywhere.
     ///
     /// # Errors
     /// When the view cannot answer now.
@@ -153,16 +184,32 @@ impl App {
         Q: Serialize + Sync,
         R: DeserializeOwned,
     {
+        let _place = self.limits.question()?;
+        let seen = self.seen(call).await?;
         let request = view::Request {
-            at_least: self.writes.of(user),
+            at_least: self.consistency.of(user).max(seen),
             deadline: infra::clock::now().plus_millis(VIEW_WAIT_MILLIS),
             request_id: call.request_id.to_string(),
             question,
         };
         match self.views.ask(view, &request).await {
-            view::Reply::Found { result, .. } => Ok(result),
+            view::Reply::Found { as_of, result } => {
+                call.seen.note(as_of);
+                Ok(result)
+            }
             view::Reply::Unavailable => Err(Failure::unavailable()),
         }
+    }
+
+    /// What the client has seen of this log: zero without a token, or with one of another log,
+    /// which nobody can wait for.
+    async fn seen(&self, call: &Call) -> Result<u64, Failure> {
+        let Some(token) = call.token else {
+            return Ok(0);
+        };
+        let epoch = self.consistency.epoch().await;
+        let epoch = epoch.ok_or_else(Failure::unavailable)?;
+        Ok(if token.epoch == epoch { token.seq } else { 0 })
     }
 
     /// A person, if there is one.

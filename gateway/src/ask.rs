@@ -1,6 +1,10 @@
 //! Submitting a query, the same for REST and the socket: checks, the query's id, the command.
 
-use crate::{app::App, edge::Call, metrics::QueryKind};
+use crate::{
+    app::{App, Order},
+    edge::Call,
+    metrics::QueryKind,
+};
 use domain::{
     Actor,
     id::{AccountId, CommandId, QueryId},
@@ -22,6 +26,8 @@ const CONTEXT_BYTES: usize = 64 * 1024;
 pub(crate) struct Draft {
     query: QueryId,
     named: bool,
+    /// What a repeat must say again, where the id comes from an idempotency key.
+    key: Option<String>,
     submission: Submission,
 }
 
@@ -88,10 +94,13 @@ pub(crate) fn check(
         let message = format!("File {file} not found");
         return Err(Failure::new(Code::FileNotFound, message));
     }
+    // A name of the client's own goes before the key.
+    let key = key.filter(|_| name.is_empty());
     let (query, reference) = identify(user, name, key);
     Ok(Draft {
         query: query.unwrap_or_else(|| QueryId::new(infra::clock::fresh_id())),
         named: query.is_some(),
+        key: key.map(str::to_owned),
         submission: Submission {
             text: text.to_owned(),
             operation: operation.to_owned(),
@@ -116,18 +125,25 @@ pub(crate) async fn submit(
     let Draft {
         query,
         named,
+        key,
         submission,
     } = draft;
     let kind = QueryKind::of(&submission.operation, &submission.text);
     // The user is part of it: a stranger's submission under the same id is another command.
-    let command = CommandId::derived(&[&user.to_string(), &query.to_string(), "submit"]);
+    let id = CommandId::derived(&[&user.to_string(), &query.to_string(), "submit"]);
     let body = Body::SubmitQuery {
         query,
         named,
         via,
         submission,
     };
-    let outcome = app.order(call, Actor::User(user), command, body).await?;
+    let fingerprint = key.map(|key| body.fingerprint(&key));
+    let order = Order {
+        id,
+        fingerprint,
+        body,
+    };
+    let outcome = app.order(call, Actor::User(user), order).await?;
     let Outcome::Query {
         query,
         status,

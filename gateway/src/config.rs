@@ -30,6 +30,12 @@ pub struct Config {
     /// Sockets.
     #[serde(default)]
     pub sockets: Sockets,
+    /// Most commands under way at once; more are turned away at once.
+    #[serde(default = "in_flight")]
+    pub commands_in_flight: usize,
+    /// Most questions to read models under way at once; more are turned away at once.
+    #[serde(default = "in_flight")]
+    pub questions_in_flight: usize,
 }
 
 /// Configuration of sockets.
@@ -69,6 +75,10 @@ fn allowed_origins() -> Vec<String> {
     vec!["https://app.amaima.com".into()]
 }
 
+const fn in_flight() -> usize {
+    1_024
+}
+
 fn min_client_version() -> String {
     "1.0.0".into()
 }
@@ -85,12 +95,14 @@ impl Config {
             min_client_version: min_client_version(),
             nats,
             sockets: Sockets::default(),
+            commands_in_flight: in_flight(),
+            questions_in_flight: in_flight(),
         }
     }
 
     /// `HTTP_ADDR`, `METRICS_ADDR`, `JWT_SECRET` (the PEM itself), `CORS_ALLOWED_ORIGINS`
-    /// (separated by commas), `DEVELOPMENT` (`true` or `false`), `MIN_CLIENT_VERSION`, and those of
-    /// [`Nats::from_env`].
+    /// (separated by commas), `DEVELOPMENT` (`true` or `false`), `MIN_CLIENT_VERSION`,
+    /// `COMMANDS_IN_FLIGHT`, `QUESTIONS_IN_FLIGHT`, and those of [`Nats::from_env`].
     ///
     /// # Errors
     /// When one of them cannot be read.
@@ -110,6 +122,8 @@ impl Config {
                 .collect(),
             development: config::parsed("DEVELOPMENT", defaults.development)?,
             min_client_version: config::text("MIN_CLIENT_VERSION", &defaults.min_client_version),
+            commands_in_flight: config::parsed("COMMANDS_IN_FLIGHT", in_flight())?,
+            questions_in_flight: config::parsed("QUESTIONS_IN_FLIGHT", in_flight())?,
             ..defaults
         })
     }

@@ -16,6 +16,7 @@ mod console;
 mod edge;
 mod hub;
 pub mod keys;
+mod limits;
 mod metrics;
 mod openapi;
 mod rest;

@@ -55,6 +55,17 @@ impl Error {
         matches!(self, Self::Append(append::Error::Conflict { .. }))
     }
 
+    /// Whether it was not tried because too much waits already.
+    pub const fn is_overload(&self) -> bool {
+        matches!(
+            self,
+            Self::Append(append::Error::NotSent {
+                reason: append::NotSent::Overloaded,
+                ..
+            })
+        )
+    }
+
     /// Whether the same call may succeed later, unchanged.
     pub const fn is_transient(&self) -> bool {
         match self {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod direct_get;
 pub mod durability;
+pub mod epoch;
 pub mod event_store;
 pub mod group_commit;
 pub mod jetstream;

@@ -1,5 +1,6 @@
 //! A client as an app would be one: REST with tokens, and the query socket.
 
+use amaima::stack::wait_for;
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -55,7 +56,16 @@ impl Client {
         let mut client = Self::new(gateway);
         let email = format!("{}@example.com", uuid::Uuid::new_v4().simple());
         let body = json!({ "email": email, "password": "password123" });
-        let (status, body) = client.post("/v1/auth/register", &body).await;
+        // On a machine that has much to do, command-svc may not be there yet.
+        let registered = wait_for("a registered person", WAIT, || async {
+            let request = client.request(Method::POST, "/v1/auth/register");
+            let request = request.header("Idempotency-Key", &email).json(&body);
+            match read(request.send().await.expect("an answer")).await {
+                (StatusCode::SERVICE_UNAVAILABLE, body) => Err(body.to_string()),
+                answer => Ok(answer),
+            }
+        });
+        let (status, body) = registered.await.expect("an answer in the end");
         assert_eq!(status, StatusCode::CREATED, "{body}");
         client.adopt(&body);
         client

@@ -40,6 +40,8 @@ pub struct Options {
     pub no_worker: bool,
     /// Short intervals of pings on sockets.
     pub fast_pings: bool,
+    /// Most commands that command-svc works on at once, where services run in this process.
+    pub commands_in_work: Option<usize>,
 }
 
 /// Servers and services of one test. Everything goes when it is dropped.
@@ -124,7 +126,8 @@ impl World {
         worker.cache_dir = cache();
         worker.model_dir = options.slow_model.then(slow_model);
         worker.max_new_tokens = 160;
-        let commands = command_svc::Config { nats: nats.clone() };
+        let mut commands = command_svc::Config::at(nats.clone());
+        commands.in_work = options.commands_in_work.unwrap_or(commands.in_work);
         let projections = projection_svc::Config { nats, postgres };
         let life = &self.lifecycle;
         let each = life.clone();
@@ -192,6 +195,30 @@ impl World {
     /// An absolute URL at the gateway.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.http)
+    }
+
+    /// Starts one more gateway in this process, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub async fn another_gateway(&self) -> SocketAddr {
+        let nats = config::Nats::at(&self.stack.endpoints().nats_url);
+        let mut config = gateway::Config::new(config::Secret::new(signing_key()), nats);
+        (config.http_addr, config.metrics_addr) = (free_address(), free_address());
+        let (http, each) = (config.http_addr, self.lifecycle.clone());
+        self.lifecycle.spawn("another gateway", async move {
+            gateway::run(config, each).await.expect("the gateway runs");
+        });
+        let url = format!("http://{http}/health/ready");
+        let ready = wait_for("another gateway", PATIENCE, || async {
+            let response = reqwest::get(&url)
+                .await
+                .map_err(|error| error.to_string())?;
+            let status = response.status();
+            status.is_success().then_some(()).ok_or(status.to_string())
+        });
+        ready.await.expect("another gateway is ready");
+        http
     }
 
     /// A client that has not signed in.

@@ -270,10 +270,7 @@ async fn a_full_disk_is_unavailable_and_loses_nothing() {
     let Some(disk) = disk(96) else { return };
     let (stack, nats) = start(&disk, SyncMode::Always).await;
     let lifecycle = Lifecycle::new();
-    let (service, life) = (
-        command_svc::Config { nats: nats.clone() },
-        lifecycle.clone(),
-    );
+    let (service, life) = (command_svc::Config::at(nats.clone()), lifecycle.clone());
     lifecycle.spawn("command-svc", async move {
         command_svc::run(service, life)
             .await

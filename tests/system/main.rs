@@ -8,6 +8,7 @@
 mod accounts;
 mod analysts;
 mod architecture;
+mod consistency;
 mod console;
 mod demo_model;
 mod durability;
@@ -15,11 +16,14 @@ mod errors;
 mod faults;
 mod group_commit;
 mod history;
+mod idempotency;
 mod loading;
+mod overload;
 mod promises;
 mod queries;
 mod server;
 mod sockets;
+mod write_path;
 
 /// Not a test: services that run as processes of their own are this binary, started again.
 #[test]

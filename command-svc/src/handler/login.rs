@@ -1,6 +1,6 @@
 //! `login`: a new device session for whoever knows the password.
 
-use super::{Problem, Shared, user};
+use super::{Problem, Shared, signed_in_again, user};
 use crate::write_path::{Expect, derived};
 use domain::{
     account::{Account, Profile},
@@ -23,7 +23,7 @@ pub(super) async fn handle(
     let hash = profile
         .as_ref()
         .map(|profile| profile.password_hash.clone());
-    let matches = shared.passwords.verify(password, hash).await?;
+    let matches = shared.passwords.verify(password, hash, cx.deadline).await?;
     let Some(profile) = profile.filter(|_| matches) else {
         return Err(Problem::new(
             Code::AuthInvalidCredentials,
@@ -45,6 +45,10 @@ pub(super) async fn handle(
         .execute(&shared.sessions, session.uuid(), Expect::Absent, open, &cx)
         .await
         .map_err(|error| Problem::from_write(error, |rule| Problem::Internal(rule.to_string())))?;
+    if !opened.appended {
+        let outcome = signed_in_again(&profile, session, &opened.state)?;
+        return Ok((opened.seq, outcome));
+    }
     Ok((
         opened.seq,
         Outcome::SignedIn {

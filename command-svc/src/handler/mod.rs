@@ -16,6 +16,7 @@ use async_nats::{Client, service::ServiceExt};
 use domain::{
     account::{Account, Profile},
     authority,
+    id::SessionId,
     query::Query,
     session::Session,
     subject::{self, Kind},
@@ -25,7 +26,7 @@ use domain::{
         rest::User,
     },
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use infra::{
     clock,
     event_store::{self, Provenance},
@@ -36,8 +37,9 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
-/// Commands in work at once; more are turned away at once and come again.
-const IN_WORK: usize = 2_048;
+/// Whoever is turned away comes back after this time and up to twice as much more, so that they
+/// do not come together.
+const RETRY_AFTER_MILLIS: u32 = 1_000;
 
 /// Everything that handlers share.
 #[derive(Clone)]
@@ -87,6 +89,7 @@ impl Handlers {
                 warn!(request_id, command = name, reason, "unavailable");
                 Reply::Unavailable
             }
+            Err(Problem::Overloaded) => overloaded(),
             Err(Problem::Internal(reason)) => {
                 error!(request_id, command = name, reason, "failed");
                 Reply::Refused {
@@ -141,13 +144,15 @@ fn provenance(request: &Request) -> Provenance {
     }
 }
 
-/// Offers `cmd.<kind>` for every kind, as a NATS micro service.
+/// Offers `cmd.<kind>` for every kind, as a NATS micro service. At most `in_work` commands are
+/// worked on at once; more are turned away at once.
 ///
 /// # Errors
 /// When the service cannot be announced.
 pub async fn serve(
     client: &Client,
     handlers: Handlers,
+    in_work: usize,
     lifecycle: &Lifecycle,
 ) -> Result<(), async_nats::Error> {
     let service = client
@@ -155,7 +160,7 @@ pub async fn serve(
         .description("Decides about commands and appends them to the log")
         .start("command-svc", env!("CARGO_PKG_VERSION"))
         .await?;
-    let permits = Arc::new(Semaphore::new(IN_WORK));
+    let permits = Arc::new(Semaphore::new(in_work.min(Semaphore::MAX_PERMITS)));
     for kind in [Kind::Account, Kind::Session, Kind::Query] {
         let subject = subject::command(kind);
         let mut endpoint = service
@@ -172,7 +177,12 @@ pub async fn serve(
                 };
                 let Some(request) = request else { return };
                 let Ok(permit) = permits.clone().try_acquire_owned() else {
-                    respond(&request, &Reply::Unavailable).await;
+                    // Nothing here may wait: a subscription that is not read loses messages, and
+                    // nobody would answer them. Where even this answer finds no room on its way
+                    // out, the sender's deadline tells.
+                    if respond(&request, &overloaded()).now_or_never().is_none() {
+                        warn!("an overload could not be answered");
+                    }
                     continue;
                 };
                 let handlers = handlers.clone();
@@ -194,8 +204,8 @@ pub async fn serve(
 
 async fn answer(handlers: &Handlers, request: &async_nats::service::Request) {
     let reply = match serde_json::from_slice::<Request>(&request.message.payload) {
-        // Nobody waits any more; the sender's repeat has a later deadline.
-        Ok(command) if command.deadline < clock::now() => return,
+        // Nobody waits any more, or our clocks differ: not decided, in any case.
+        Ok(command) if command.deadline < clock::now() => Reply::Unavailable,
         Ok(command) => handlers.handle(command).await,
         Err(error) => {
             error!(%error, "a command cannot be read");
@@ -216,6 +226,14 @@ async fn respond(request: &async_nats::service::Request, reply: &Reply) {
     }
 }
 
+fn overloaded() -> Reply {
+    // The low bits of a fresh id are random.
+    let random = clock::fresh_id().as_u128() as u32;
+    Reply::Overloaded {
+        retry_after_ms: RETRY_AFTER_MILLIS + random % (2 * RETRY_AFTER_MILLIS),
+    }
+}
+
 fn refused(code: Code, message: &str) -> Reply {
     Reply::Refused {
         failure: Failure::new(code, message),
@@ -228,6 +246,8 @@ enum Problem {
     Failure(Failure),
     /// Nothing is known; the same command may come again.
     Unavailable(String),
+    /// There is too much to do; the same command may come again later.
+    Overloaded,
     /// Something that should not happen.
     Internal(String),
 }
@@ -257,6 +277,9 @@ impl Problem {
 
 impl From<event_store::Error> for Problem {
     fn from(error: event_store::Error) -> Self {
+        if error.is_overload() {
+            return Self::Overloaded;
+        }
         let reason = telemetry::chain(&error);
         if error.is_transient() {
             Self::Unavailable(reason)
@@ -269,7 +292,8 @@ impl From<event_store::Error> for Problem {
 impl From<passwords::Error> for Problem {
     fn from(error: passwords::Error) -> Self {
         match error {
-            passwords::Error::Busy => Self::Unavailable(error.to_string()),
+            passwords::Error::Busy => Self::Overloaded,
+            passwords::Error::Late => Self::Unavailable(error.to_string()),
             passwords::Error::Hash(_) => Self::Internal(telemetry::chain(&error)),
         }
     }
@@ -289,6 +313,27 @@ fn user(profile: &Profile) -> User {
         is_active: true,
         subscription_tier: profile.tier,
         created_at: profile.created_at,
+    }
+}
+
+/// Who is signed in by a register or login that was given before: the session as it is now, since
+/// the refresh id of the first answer is worthless once it was used.
+fn signed_in_again(
+    profile: &Profile,
+    session: SessionId,
+    state: &Session,
+) -> Result<Outcome, Problem> {
+    match state {
+        Session::Open(open) => Ok(Outcome::SignedIn {
+            user: user(profile),
+            session,
+            refresh: open.current,
+        }),
+        Session::Revoked { .. } => Err(Problem::new(
+            Code::AuthTokenInvalid,
+            "The session that was opened under this key has ended",
+        )),
+        Session::Absent => Err(Problem::Internal(format!("session {session} is absent"))),
     }
 }
 

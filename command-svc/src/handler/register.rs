@@ -1,7 +1,7 @@
 //! `register`: the address is claimed, the account made and the first session opened in one
 //! atomic append, or nothing is.
 
-use super::{Problem, Shared, user};
+use super::{Problem, Shared, signed_in_again, user};
 use crate::write_path::{derived, may_be_stored};
 use domain::{
     Aggregate,
@@ -9,7 +9,10 @@ use domain::{
     email::{self, Email},
     id::{AccountId, EmailId, RefreshId, SessionId},
     session::{self, Session},
-    wire::{command::Outcome, error::Code},
+    wire::{
+        command::Outcome,
+        error::{Code, Failure},
+    },
 };
 use infra::{
     clock,
@@ -36,18 +39,13 @@ pub(super) async fn handle(
     let mut password_hash = None;
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
     for _ in 0..ATTEMPTS {
+        if clock::now() > cx.deadline {
+            break;
+        }
         let held: Loaded<Email> = store.load_from_leader(claim).await?;
         match held.state {
             Email::ClaimedBy(holder) if holder == account => {
-                // An earlier attempt of this very command was stored.
-                let profile = shared.profile(account).await?;
-                let opened: Loaded<Session> = store.load(session.uuid()).await?;
-                let outcome = Outcome::SignedIn {
-                    user: user(&profile),
-                    session,
-                    refresh,
-                };
-                return Ok((opened.last_seq, outcome));
+                return again(shared, &cx, account, session, password).await;
             }
             Email::ClaimedBy(_) => return Err(taken()),
             Email::Free => {}
@@ -55,7 +53,7 @@ pub(super) async fn handle(
         let hash = match &password_hash {
             Some(hash) => String::clone(hash),
             None => {
-                let hash = shared.passwords.hash(password.clone()).await?;
+                let hash = shared.passwords.hash(password.clone(), cx.deadline).await?;
                 password_hash.insert(hash).clone()
             }
         };
@@ -112,6 +110,32 @@ pub(super) async fn handle(
     Err(Problem::Unavailable(
         "the address was contended for too long".to_owned(),
     ))
+}
+
+/// This very command was stored before: it is answered again to whoever says the same, password
+/// included.
+async fn again(
+    shared: &Shared,
+    cx: &Provenance,
+    account: AccountId,
+    session: SessionId,
+    password: String,
+) -> Result<(u64, Outcome), Problem> {
+    let made = shared.write.load(&shared.accounts, account.uuid()).await?;
+    let says_the_same = made
+        .known(cx.command)
+        .is_none_or(|known| known.says(cx.fingerprint));
+    let Account::Active(profile) = made.state else {
+        return Err(Problem::Internal(format!("account {account} is absent")));
+    };
+    let hash = Some(profile.password_hash.clone());
+    let matches = shared.passwords.verify(password, hash, cx.deadline).await?;
+    if !matches || !says_the_same {
+        return Err(Problem::Failure(Failure::other_body()));
+    }
+    let opened: Loaded<Session> = shared.write.store().load(session.uuid()).await?;
+    let outcome = signed_in_again(&profile, session, &opened.state)?;
+    Ok((opened.last_seq, outcome))
 }
 
 fn taken() -> Problem {

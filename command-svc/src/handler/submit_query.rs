@@ -11,7 +11,8 @@ use domain::{
         error::{Code, Detail, DetailKind, Failure},
     },
 };
-use infra::{clock, event_store::Provenance};
+use infra::{clock, event_store::Provenance, telemetry};
+use tracing::warn;
 
 pub(super) async fn handle(
     shared: &Shared,
@@ -27,10 +28,17 @@ pub(super) async fn handle(
             "Permission denied",
         ));
     };
-    let query = shared
-        .submissions
-        .resolve(owner, query, named, via, &submission, clock::now())
-        .await?;
+    // A query without a name of its own may be one that is there already. One with a name is noted
+    // only once it is made: under that name another question may have come before.
+    let query = if named {
+        query
+    } else {
+        shared
+            .submissions
+            .resolve(owner, query, named, via, &submission, clock::now())
+            .await?
+    };
+    let posted = (named && via == Via::Rest).then(|| submission.clone());
     // Whoever comes first under this id makes it; for the others it is a repeat.
     let submit = Command::Submit {
         query,
@@ -42,6 +50,18 @@ pub(super) async fn handle(
         .execute(&shared.queries, query.uuid(), Expect::Absent, submit, &cx)
         .await
         .map_err(|error| Problem::from_write(error, refused))?;
+    if let Some(posted) = posted.filter(|_| done.appended) {
+        let noted = shared
+            .submissions
+            .resolve(owner, query, named, via, &posted, clock::now());
+        // It is in the log: at worst a socket that could have claimed it asks again.
+        if let Err(error) = noted.await {
+            warn!(
+                reason = telemetry::chain(&error),
+                "a submission is not noted"
+            );
+        }
+    }
     outcome(query, &done)
 }
 

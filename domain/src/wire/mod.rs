@@ -1,6 +1,7 @@
 //! Everything that crosses a process: between services on the bus, and to clients.
 
 pub mod command;
+pub mod consistency;
 pub mod error;
 pub mod job;
 pub mod rest;

@@ -43,6 +43,7 @@ impl Origins {
                 header::CONTENT_TYPE,
                 HeaderName::from_static("x-request-id"),
                 HeaderName::from_static("idempotency-key"),
+                HeaderName::from_static("x-consistency-token"),
                 HeaderName::from_static("x-client-version"),
                 HeaderName::from_static("x-client-timestamp"),
                 HeaderName::from_static("prefer"),
@@ -53,6 +54,7 @@ impl Origins {
                 HeaderName::from_static("x-request-id"),
                 header::RETRY_AFTER,
                 HeaderName::from_static("x-next-cursor"),
+                HeaderName::from_static("x-consistency-token"),
             ])
             .max_age(Duration::from_secs(600))
     }

@@ -5,7 +5,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use domain::wire::error::{Class, Code, Detail, Failure};
+use domain::wire::error::{Class, Code, Detail, DetailKind, Failure};
 use http::StatusCode;
 use std::{borrow::Cow, sync::Arc};
 
@@ -45,7 +45,10 @@ impl Error {
 
     /// A parameter outside the body that cannot be read.
     pub(crate) fn bad_parameter(name: &str, rule: &str) -> Self {
-        Self::new(Code::ValidationInvalidFormat, format!("{name}: {rule}"))
+        Self {
+            details: vec![Detail::new(name, DetailKind::InvalidFormat, rule)],
+            ..Self::new(Code::ValidationInvalidFormat, format!("{name}: {rule}"))
+        }
     }
 
     /// A body of a type that is not accepted.

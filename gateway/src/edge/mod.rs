@@ -2,6 +2,7 @@
 
 pub(crate) mod cors;
 pub(crate) mod error;
+pub(crate) mod idempotency;
 pub(crate) mod identity;
 pub(crate) mod json;
 pub(crate) mod params;
@@ -9,6 +10,7 @@ pub(crate) mod request_id;
 pub(crate) mod seal;
 
 pub(crate) use error::Error;
+pub(crate) use idempotency::Key;
 pub(crate) use identity::Identity;
 pub(crate) use json::{Body, Fields};
 pub(crate) use params::Params;

@@ -1,10 +1,15 @@
-//! The id that a request has in its response, in the logs and in the events that it causes.
+//! The id that a request has in its response, in the logs and in the events that it causes, and
+//! what else is known of one call.
 
+use super::Error;
+use crate::consistency::Seen;
 use axum::extract::FromRequestParts;
+use domain::wire::consistency::{InvalidToken, Token};
 use http::{HeaderMap, request::Parts};
 use std::{convert::Infallible, sync::Arc};
 
 pub(crate) const HEADER: &str = "x-request-id";
+pub(crate) const CONSISTENCY: &str = "X-Consistency-Token";
 const MAX_CHARS: usize = 64;
 
 /// One call, as far as the bus should know it.
@@ -13,6 +18,10 @@ pub(crate) struct Call {
     pub(crate) request_id: Arc<str>,
     /// W3C Trace Context of the caller.
     pub(crate) traceparent: Option<String>,
+    /// What the client has seen of the log, by its own word.
+    pub(crate) token: Option<Token>,
+    /// What it will have seen with our answer.
+    pub(crate) seen: Seen,
 }
 
 impl Call {
@@ -25,7 +34,26 @@ impl Call {
             traceparent: text("traceparent")
                 .filter(|parent| is_traceparent(parent))
                 .map(str::to_owned),
+            token: None,
+            seen: Seen::default(),
         }
+    }
+
+    /// With the token that the client sent.
+    ///
+    /// # Errors
+    /// When there is one that we never returned.
+    pub(crate) fn with_token(self, headers: &HeaderMap) -> Result<Self, Error> {
+        let Some(value) = headers.get(CONSISTENCY) else {
+            return Ok(self);
+        };
+        let token = value.to_str().map_err(|_| InvalidToken);
+        let token = token.and_then(str::parse);
+        let refused = |rule: InvalidToken| Error::bad_parameter(CONSISTENCY, &rule.to_string());
+        Ok(Self {
+            token: Some(token.map_err(refused)?),
+            ..self
+        })
     }
 }
 

@@ -4,14 +4,14 @@
 use super::{
     Error,
     error::{Carried, RETRY_AFTER_SECS},
-    request_id::{Call, HEADER},
+    request_id::{CONSISTENCY, Call, HEADER},
 };
 use crate::app::App;
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use domain::wire::error::{Envelope, EnvelopeError, EnvelopeMeta};
 use http::{HeaderValue, StatusCode, header};
@@ -29,16 +29,24 @@ pub(crate) async fn seal(State(app): State<App>, mut request: Request, next: Nex
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let outdated = is_outdated(&request, &app.min_client_version);
-    request.extensions_mut().insert(call.clone());
-    let request_id = call.request_id.clone();
-    let span = tracing::info_span!("request", request_id = &*request_id);
-    let mut response = next.run(request).instrument(span).await;
+    let span = tracing::info_span!("request", request_id = &*call.request_id);
+    let (call, mut response) = match call.clone().with_token(request.headers()) {
+        Ok(call) => {
+            request.extensions_mut().insert(call.clone());
+            (call, next.run(request).instrument(span).await)
+        }
+        Err(error) => (call, error.into_response()),
+    };
     if response.status().as_u16() >= 400 {
         response = with_envelope(response, &call.request_id, &path);
     }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&call.request_id) {
         headers.insert(HEADER, value);
+    }
+    let token = call.seen.token(app.consistency.now(), call.token);
+    if let Some(Ok(value)) = token.map(|token| HeaderValue::from_str(&token.to_string())) {
+        headers.insert(CONSISTENCY, value);
     }
     if outdated {
         headers.insert("x-client-outdated", HeaderValue::from_static("true"));

@@ -1,7 +1,7 @@
 //! One query's stream as this gateway knows it, and those who follow it.
 
 use super::Entry;
-use crate::{consistency::LastWrites, metrics::QueryKind};
+use crate::{consistency::Consistency, metrics::QueryKind};
 use domain::{
     id::{AccountId, QueryId},
     wire::token::{Body, Message, Terminal},
@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 /// What is known of one query's stream.
 pub(crate) struct Feed {
     pub(crate) query: QueryId,
-    writes: Arc<LastWrites>,
+    writes: Arc<Consistency>,
     state: RwLock<State>,
     head: AtomicU32,
     read: watch::Sender<bool>,
@@ -38,12 +38,16 @@ struct State {
 
 /// How a query ended.
 #[derive(Debug)]
-pub(crate) struct Ended(pub(crate) Terminal);
+pub(crate) struct Ended {
+    pub(crate) terminal: Terminal,
+    /// The sequence in the log that shows the end.
+    pub(crate) log_seq: Option<u64>,
+}
 
 impl Ended {
     /// For the metrics: the status, and the model where there is one.
     pub(super) fn outcome(&self) -> (&'static str, Option<&str>) {
-        match &self.0 {
+        match &self.terminal {
             Terminal::Completed { answer } => ("success", Some(&answer.model_used)),
             Terminal::Failed { .. } => ("error", None),
             Terminal::Cancelled => ("cancelled", None),
@@ -52,7 +56,7 @@ impl Ended {
 }
 
 impl Feed {
-    pub(super) fn new(query: QueryId, writes: Arc<LastWrites>) -> Self {
+    pub(super) fn new(query: QueryId, writes: Arc<Consistency>) -> Self {
         Self {
             query,
             writes,
@@ -83,7 +87,10 @@ impl Feed {
                     Body::Queued { owner } => state.owner = Some(*owner),
                     Body::Chunk(_) => {}
                     Body::Terminal(terminal) => {
-                        state.terminal = Some(Arc::new(Ended(terminal.clone())));
+                        state.terminal = Some(Arc::new(Ended {
+                            terminal: terminal.clone(),
+                            log_seq: message.log_seq,
+                        }));
                         // Whoever hears of the end finds it in the next read.
                         if let (Some(owner), Some(seq)) = (state.owner, message.log_seq) {
                             self.writes.record(owner, seq);
@@ -240,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn followers_read_from_their_cursors_and_are_woken() {
         let owner = AccountId::new(uuid::Uuid::from_u128(1));
-        let writes = Arc::new(LastWrites::new());
+        let writes = Arc::new(Consistency::new());
         let query = QueryId::new(uuid::Uuid::from_u128(2));
         let feed = Arc::new(Feed::new(query, writes.clone()));
         let bell = Arc::new(Notify::new());
@@ -258,7 +265,7 @@ mod tests {
         assert_eq!(seqs(0, 1), [1]);
         assert_eq!(seqs(1, 9), [2]);
         assert_eq!(seqs(2, 9), [] as [u32; 0]);
-        assert_eq!(follower.ended().await.0, Terminal::Cancelled);
+        assert_eq!(follower.ended().await.terminal, Terminal::Cancelled);
         drop(follower);
         assert!(!feed.has_followers());
         feed.abandoned().await;

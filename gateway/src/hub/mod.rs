@@ -12,7 +12,7 @@ pub(crate) use feed::Follower;
 pub(crate) use frame::{Entry, encode};
 
 use crate::{
-    consistency::LastWrites,
+    consistency::Consistency,
     metrics::{Metrics, QueryKind},
 };
 use async_nats::connection::State;
@@ -55,7 +55,7 @@ pub(crate) struct Hub(Arc<Shared>);
 struct Shared {
     tokens: Tokens,
     metrics: Arc<Metrics>,
-    writes: Arc<LastWrites>,
+    writes: Arc<Consistency>,
     lifecycle: Lifecycle,
     shelf: Mutex<Shelf>,
     connection: watch::Sender<Connection>,
@@ -79,7 +79,7 @@ impl Hub {
         client: async_nats::Client,
         tokens: Tokens,
         metrics: Arc<Metrics>,
-        writes: Arc<LastWrites>,
+        writes: Arc<Consistency>,
         lifecycle: Lifecycle,
     ) -> Self {
         let connection = watch::Sender::new(look(&client));

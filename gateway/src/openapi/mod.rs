@@ -1,12 +1,15 @@
 //! The OpenAPI 3.1 document: every endpoint's [`Doc`] and the schemas in `schemas.json`, which
 //! tests compare with what is really sent.
 
-use crate::router::DOCS;
+use crate::{
+    edge::{idempotency, request_id},
+    router::DOCS,
+};
 use domain::wire::error::Code;
 use std::collections::BTreeMap;
 use utoipa::openapi::{
-    Components, Content, Info, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr, Required,
-    Response, ResponseBuilder, Schema,
+    Components, Content, Header, Info, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr,
+    Required, Response, ResponseBuilder, Schema,
     path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
     request_body::RequestBodyBuilder,
     schema::{ComponentsBuilder, ObjectBuilder, Type},
@@ -117,12 +120,21 @@ impl Doc {
                 Code::ValidationTooLarge,
             ]);
         }
-        if !self.parameters.is_empty() {
+        if !self.parameters.is_empty() || !self.own_headers().is_empty() {
             codes.push(Code::ValidationInvalidFormat);
         }
         codes.extend([Code::SystemInternalError, Code::SystemUnavailable]);
         codes.dedup();
         codes
+    }
+
+    /// The headers that every endpoint of its kind takes.
+    fn own_headers(&self) -> &'static [&'static str] {
+        match (self.method, self.signed_in) {
+            (Method::Post, _) => &[idempotency::HEADER],
+            (Method::Get, true) => &[request_id::CONSISTENCY],
+            (Method::Get, false) => &[],
+        }
     }
 
     fn operation(&self) -> Operation {
@@ -138,7 +150,7 @@ impl Doc {
         for name in self.parameters {
             operation = operation.parameter(parameter(name, ParameterIn::Query));
         }
-        for name in self.headers {
+        for name in self.headers.iter().chain(self.own_headers()) {
             operation = operation.parameter(parameter(name, ParameterIn::Header));
         }
         if let Some(schema) = self.takes {
@@ -153,7 +165,13 @@ impl Doc {
             operation = operation.security(bearer);
         }
         let (status, schema) = self.answers;
-        operation = operation.response(status.to_string(), answer(status, schema));
+        let mut done = answer(status, schema);
+        if !self.own_headers().is_empty() {
+            let token = Header::new(ObjectBuilder::new().schema_type(Type::String));
+            done.headers
+                .insert(request_id::CONSISTENCY.into(), token.into());
+        }
+        operation = operation.response(status.to_string(), done);
         for (status, codes) in by_status(&self.codes()) {
             operation = operation.response(status.to_string(), error(&codes));
         }
@@ -251,10 +269,32 @@ fn parameter(name: &str, place: ParameterIn) -> Parameter {
     };
     ParameterBuilder::new()
         .name(name)
+        .description(describe(name))
         .parameter_in(place)
         .required(required)
         .schema(Some(ObjectBuilder::new().schema_type(kind)))
         .build()
+}
+
+/// What a header that many endpoints take is for.
+fn describe(name: &str) -> Option<&'static str> {
+    match name {
+        idempotency::HEADER => Some(
+            "At most 128 ASCII characters. The request is carried out once for this caller, route \
+             and key, without a limit in time; a repeat gets the first answer, and another body \
+             under the same key is refused with 422. Where a client names a query by query_id, \
+             that goes before the key. The caller of register and login is the e-mail address, of \
+             refresh and logout the session; tokens are handed out again only for the right \
+             password and a session that lives. A refresh is remembered for the session's next 128 \
+             commands; after that its repeat is the reuse of a superseded token.",
+        ),
+        request_id::CONSISTENCY => Some(
+            "A token from an earlier response, of whichever gateway: the answer is at least that \
+             new, or 503 with Retry-After after 2 s. Opaque. A token of a log that was made anew \
+             since cannot be waited for and is ignored; the answer carries a new one.",
+        ),
+        _ => None,
+    }
 }
 
 fn operation_id(method: Method, path: &str) -> String {

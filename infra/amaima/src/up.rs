@@ -157,7 +157,10 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
     gateway.http_addr = address(options.host, options.http_port, HTTP_PORT)?;
     gateway.metrics_addr = address(options.host, options.metrics_port, METRICS_PORT)?;
     Ok(Configs {
-        commands: command_svc::Config { nats: nats.clone() },
+        commands: command_svc::Config {
+            nats: nats.clone(),
+            ..command_svc::Config::from_env()?
+        },
         projections: projection_svc::Config { nats, postgres },
         worker,
         gateway,

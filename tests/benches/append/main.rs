@@ -116,7 +116,7 @@ fn services(nats: &config::Nats, lifecycle: &Lifecycle) -> anyhow::Result<Socket
     let mut gateway = gateway::Config::new(key, nats.clone());
     (gateway.http_addr, gateway.metrics_addr) = (free()?, free()?);
     let http = gateway.http_addr;
-    let commands = command_svc::Config { nats: nats.clone() };
+    let commands = command_svc::Config::at(nats.clone());
     let life = lifecycle.clone();
     lifecycle.spawn("command-svc", async move {
         if let Err(error) = command_svc::run(commands, life).await {

@@ -2,15 +2,13 @@
 
 use super::{LOGIN_PASSWORD_BYTES, TokenBody, token_body};
 use crate::{
-    app::App,
-    edge::{self, Call, Error, Fields},
+    app::{App, Order},
+    edge::{self, Call, Error, Fields, Key},
     openapi::Doc,
 };
 use axum::{Json, extract::State};
 use domain::{
-    Actor,
-    id::CommandId,
-    limits,
+    Actor, id, limits,
     wire::{
         command::Body,
         error::{Code, DetailKind, Failure},
@@ -25,11 +23,17 @@ pub(crate) const DOC: Doc = Doc::post("/v1/auth/login", "Sign in")
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
+    key: Key,
     body: edge::Body,
 ) -> Result<Json<TokenBody>, Error> {
     let command = read(&body)?;
-    let id = CommandId::new(infra::clock::fresh_id());
-    let outcome = app.order(&call, Actor::Anonymous, id, command).await?;
+    // Whoever signs in is known by the address, so that strangers' keys are never mixed up.
+    let who = match &command {
+        Body::Login { email, .. } => id::fold_email(email),
+        _ => String::new(),
+    };
+    let order = Order::new(&key, &who, "login", command);
+    let outcome = app.order(&call, Actor::Anonymous, order).await?;
     Ok(token_body(&app, &call, outcome)?)
 }
 

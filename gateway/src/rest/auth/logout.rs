@@ -2,8 +2,8 @@
 //! that names no session of ours has nothing to end, which is as good as ended.
 
 use crate::{
-    app::App,
-    edge::{self, Call, Error, Fields},
+    app::{App, Order},
+    edge::{self, Call, Error, Fields, Key},
     openapi::Doc,
 };
 use axum::{Json, extract::State};
@@ -26,6 +26,7 @@ pub(crate) struct Answer {
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
+    _: Key,
     body: edge::Body,
 ) -> Result<Json<Answer>, Error> {
     let mut fields = Fields::of(&body);
@@ -38,9 +39,13 @@ pub(crate) async fn handle(
         return Ok(done);
     };
     let session = good.session;
-    let id = CommandId::derived(&[&session.to_string(), "logout"]);
-    let command = Body::Logout { session };
-    match app.order(&call, Actor::User(good.user), id, command).await {
+    // A session ends once, whatever the key.
+    let order = Order {
+        id: CommandId::derived(&[&session.to_string(), "logout"]),
+        fingerprint: None,
+        body: Body::Logout { session },
+    };
+    match app.order(&call, Actor::User(good.user), order).await {
         Ok(_) => {}
         Err(failure) if failure.code == Code::SystemUnavailable => return Err(failure.into()),
         Err(failure) => {

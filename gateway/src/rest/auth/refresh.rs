@@ -3,15 +3,14 @@
 
 use super::{TokenBody, token_body};
 use crate::{
-    app::App,
-    edge::{self, Call, Error, Fields},
+    app::{App, Order},
+    edge::{self, Call, Error, Fields, Key},
     openapi::Doc,
     tokens,
 };
 use axum::{Json, extract::State};
 use domain::{
     Actor,
-    id::CommandId,
     wire::{command::Body, error::Code},
 };
 
@@ -30,6 +29,7 @@ pub(crate) const DOC: Doc = Doc::post(
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
+    key: Key,
     body: edge::Body,
 ) -> Result<Json<TokenBody>, Error> {
     let mut fields = Fields::of(&body);
@@ -44,7 +44,7 @@ pub(crate) async fn handle(
         session: good.session,
         refresh: good.refresh,
     };
-    let id = CommandId::new(infra::clock::fresh_id());
-    let outcome = app.order(&call, Actor::Anonymous, id, command).await?;
+    let order = Order::new(&key, &good.session.to_string(), "refresh", command);
+    let outcome = app.order(&call, Actor::Anonymous, order).await?;
     Ok(token_body(&app, &call, outcome)?)
 }

@@ -2,15 +2,13 @@
 
 use super::{TokenBody, email_problem, token_body};
 use crate::{
-    app::App,
-    edge::{self, Call, Error, Fields},
+    app::{App, Order},
+    edge::{self, Call, Error, Fields, Key},
     openapi::Doc,
 };
 use axum::{Json, extract::State};
 use domain::{
-    Actor,
-    id::CommandId,
-    limits,
+    Actor, id, limits,
     wire::{
         command::Body,
         error::{Code, DetailKind, Failure},
@@ -26,11 +24,16 @@ pub(crate) const DOC: Doc = Doc::post("/v1/auth/register", "Make an account and 
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
+    key: Key,
     body: edge::Body,
 ) -> Result<(StatusCode, Json<TokenBody>), Error> {
     let command = read(&body)?;
-    let id = CommandId::new(infra::clock::fresh_id());
-    let outcome = app.order(&call, Actor::Anonymous, id, command).await?;
+    let who = match &command {
+        Body::Register { email, .. } => id::fold_email(email),
+        _ => String::new(),
+    };
+    let order = Order::new(&key, &who, "register", command);
+    let outcome = app.order(&call, Actor::Anonymous, order).await?;
     Ok((StatusCode::CREATED, token_body(&app, &call, outcome)?))
 }
 

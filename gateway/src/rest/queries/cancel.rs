@@ -2,8 +2,8 @@
 
 use super::parse;
 use crate::{
-    app::App,
-    edge::{Call, Error, Identity},
+    app::{App, Order},
+    edge::{Call, Error, Identity, Key},
     openapi::Doc,
 };
 use axum::{
@@ -12,7 +12,7 @@ use axum::{
 };
 use domain::{
     Actor,
-    id::{CommandId, QueryId},
+    id::QueryId,
     wire::{command::Body, error::Code},
 };
 use serde::Serialize;
@@ -32,13 +32,13 @@ pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
     identity: Identity,
+    key: Key,
     Path(id): Path<String>,
 ) -> Result<Json<Cancelled>, Error> {
     let query = parse(&id)?;
-    let id = CommandId::new(infra::clock::fresh_id());
-    let actor = Actor::User(identity.user);
-    app.order(&call, actor, id, Body::CancelQuery { query })
-        .await?;
+    let who = format!("{}/{query}", identity.user);
+    let order = Order::new(&key, &who, "cancel", Body::CancelQuery { query });
+    app.order(&call, Actor::User(identity.user), order).await?;
     Ok(Json(Cancelled {
         query_id: query,
         status: "cancelled",

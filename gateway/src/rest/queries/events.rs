@@ -1,6 +1,6 @@
 //! `GET /v1/queries/{id}/events`: what a socket would have been told so far.
 
-use super::{Source, follow, parse};
+use super::{Source, follow_as_seen, parse};
 use crate::{
     app::App,
     edge::{Call, Error, Identity, Params},
@@ -39,7 +39,7 @@ pub(crate) async fn handle(
     let query = parse(&id)?;
     let from_seq = params.parsed("from_seq")?.unwrap_or(0);
     let bell = Arc::new(Notify::new());
-    let entries = match follow(&app, &call, identity.user, query, bell).await? {
+    let entries = match follow_as_seen(&app, &call, identity.user, query, bell).await? {
         Source::Stream(follower) => follower.after(from_seq, usize::MAX),
         Source::Ended(item) => vec![Entry::ending(&item, from_seq)],
     };

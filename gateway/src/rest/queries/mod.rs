@@ -15,11 +15,14 @@ use crate::{
 use domain::{
     Timestamp,
     id::{AccountId, QueryId},
+    limits,
     wire::{error::Failure, rest::QueryItem},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
+/// How long a read waits for what the client has seen.
+const READ_WAIT: Duration = Duration::from_millis(limits::READ_WAIT_MILLIS);
 /// How long the history of a stream may take to be read.
 const HISTORY_WAIT: Duration = Duration::from_secs(5);
 /// Streams are kept for 24 h; what ended earlier than this, and has none, has lost it.
@@ -52,7 +55,10 @@ pub(crate) async fn follow(
         return Err(Failure::unavailable());
     }
     match follower.owner() {
-        Some(owner) if owner == user => return Ok(Source::Stream(follower)),
+        Some(owner) if owner == user => {
+            note_end(call, &follower);
+            return Ok(Source::Stream(follower));
+        }
         Some(_) => return Err(not_found()),
         None => {}
     }
@@ -61,7 +67,41 @@ pub(crate) async fn follow(
     if follower.head() == 0 && has_expired(&item, infra::clock::now()) {
         return Ok(Source::Ended(Box::new(item)));
     }
+    note_end(call, &follower);
     Ok(Source::Stream(follower))
+}
+
+/// The same for a client that may have seen more than its stream shows yet: where it has seen that
+/// the query ended, the stream ends too. Only with a bell of the caller's own.
+///
+/// # Errors
+/// As for [`follow`], and when that does not come in time.
+pub(crate) async fn follow_as_seen(
+    app: &App,
+    call: &Call,
+    user: AccountId,
+    query: QueryId,
+    bell: Arc<Notify>,
+) -> Result<Source, Failure> {
+    if call.token.is_none() {
+        return follow(app, call, user, query, bell).await;
+    }
+    let item = app.query(call, user, query).await?.ok_or_else(not_found)?;
+    let source = follow(app, call, user, query, bell).await?;
+    if let Source::Stream(follower) = &source
+        && item.status.is_final()
+    {
+        tokio::time::timeout(READ_WAIT, follower.ended())
+            .await
+            .map_err(|_| Failure::unavailable())?;
+        note_end(call, follower);
+    }
+    Ok(source)
+}
+
+fn note_end(call: &Call, follower: &Follower) {
+    let end = follower.terminal().and_then(|end| end.log_seq);
+    call.seen.note(end.unwrap_or(0));
 }
 
 fn has_expired(item: &QueryItem, now: Timestamp) -> bool {

@@ -1,7 +1,7 @@
 //! `GET /v1/queries/{id}/stream`: the updates of a query as server-sent events. `id` is the `seq`,
 //! so that a browser resumes by itself.
 
-use super::{Source, follow, parse};
+use super::{Source, follow_as_seen, parse};
 use crate::{
     app::App,
     edge::{Call, Error, Identity, Params},
@@ -52,7 +52,7 @@ pub(crate) async fn handle(
         None => params.parsed("from_seq")?.unwrap_or(0),
     };
     let bell = Arc::new(Notify::new());
-    let source = follow(&app, &call, identity.user, query, bell).await?;
+    let source = follow_as_seen(&app, &call, identity.user, query, bell).await?;
     let reading = Reading {
         ready: match &source {
             Source::Stream(_) => VecDeque::new(),

@@ -4,7 +4,7 @@ use super::{Source, follow};
 use crate::{
     app::App,
     ask,
-    edge::{self, Call, Error, Fields, Identity},
+    edge::{self, Call, Error, Fields, Identity, Key},
     openapi::Doc,
 };
 use axum::{
@@ -33,7 +33,7 @@ pub(crate) const DOC: Doc = Doc::post("/v1/query", "Ask, and wait for the answer
     .signed_in()
     .takes("Submission")
     .answers(200, "QueryAnswer")
-    .headers(&["Idempotency-Key", "Prefer"])
+    .headers(&["Prefer"])
     .refuses(&[
         Code::FileNotFound,
         Code::Conflict,
@@ -68,12 +68,12 @@ pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
     identity: Identity,
+    key: Key,
     headers: HeaderMap,
     body: edge::Body,
 ) -> Result<Response, Error> {
-    let key = idempotency_key(&headers)?;
     let (sent, problems) = read(&body);
-    let draft = ask::check(identity.user, sent, key, problems)?;
+    let draft = ask::check(identity.user, sent, key.as_deref(), problems)?;
     let known = ask::submit(&app, &call, identity.user, Via::Rest, draft).await?;
     if prefers_async(&headers) {
         let queued = Queued {
@@ -98,7 +98,11 @@ async fn wait(
     let end = async {
         let source = follow(app, call, identity.user, query, Arc::new(Notify::new())).await?;
         match source {
-            Source::Stream(follower) => ended(query, &follower.ended().await.0),
+            Source::Stream(follower) => {
+                let end = follower.ended().await;
+                call.seen.note(end.log_seq.unwrap_or(0));
+                ended(query, &end.terminal)
+            }
             Source::Ended(item) => of_item(*item),
         }
     };
@@ -175,21 +179,6 @@ fn read(body: &edge::Body) -> (SubmitQuery, Vec<domain::wire::error::Detail>) {
     (sent, fields.problems)
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
-    let Some(value) = headers.get("idempotency-key") else {
-        return Ok(None);
-    };
-    let key = value.to_str().ok().map(str::trim);
-    match key {
-        Some("") => Ok(None),
-        Some(key) if key.len() <= limits::KEY_CHARS => Ok(Some(key)),
-        Some(_) | None => Err(Error::bad_parameter(
-            "Idempotency-Key",
-            "must be at most 128 ASCII characters",
-        )),
-    }
-}
-
 /// RFC 7240: preferences are separated by commas and may have parameters.
 fn prefers_async(headers: &HeaderMap) -> bool {
     headers
@@ -234,14 +223,6 @@ mod tests {
         };
         assert!(prefers_async(&with("prefer", "wait=5, Respond-Async; x=1")));
         assert!(!prefers_async(&with("prefer", "respond-asynchronously")));
-        let key = |value: &str| {
-            idempotency_key(&with("idempotency-key", value))
-                .map(|key| key.map(str::to_owned))
-                .ok()
-        };
-        assert_eq!(key("k1"), Some(Some("k1".into())));
-        assert_eq!(key(" "), Some(None));
-        assert_eq!(key(&"k".repeat(129)), None);
     }
 
     #[test]
