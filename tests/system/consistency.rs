@@ -60,8 +60,15 @@ async fn a_read_elsewhere_waits_for_what_was_written_here() {
     let there = at(world.another_gateway().await, &here);
     // The read model stands still for as long as this lock is held; reading goes on.
     let pool = world.database().await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE tablename = 'queries'",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
     let mut still = pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE rm.queries IN EXCLUSIVE MODE")
+    let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", tables.join(", "));
+    sqlx::query(sqlx::AssertSqlSafe(lock))
         .execute(&mut *still)
         .await
         .unwrap();

@@ -1,7 +1,14 @@
 //! Too much at once: whoever is turned away hears it at once, and what was accepted is in the log.
 
-use domain::{id::QueryId, query::Query};
+use domain::{
+    Actor,
+    id::{AccountId, CommandId, QueryId},
+    query::{Query, Submission},
+    subject::{self, Kind},
+    wire::command::{Body, Reply, Request, Via},
+};
 use futures_util::future::join_all;
+use infra::clock;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -75,4 +82,52 @@ async fn a_flood_is_answered_at_once_and_nothing_accepted_is_lost() {
         .header("Prefer", "respond-async");
     let status = request.json(&after).send().await.unwrap().status();
     assert_eq!(status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_not_decided_after_its_deadline() {
+    let world = World::with(Options {
+        no_worker: true,
+        ..Default::default()
+    })
+    .await;
+    Client::registered(world.http).await;
+    let nats = world.nats().await;
+    let query = QueryId::new(clock::fresh_id());
+    let mut request = Request {
+        id: CommandId::new(clock::fresh_id()),
+        actor: Actor::User(AccountId::new(clock::fresh_id())),
+        request_id: "test".into(),
+        traceparent: None,
+        deadline: clock::now().plus_millis(-1),
+        fingerprint: None,
+        body: Body::SubmitQuery {
+            query,
+            named: true,
+            via: Via::Socket,
+            submission: Submission {
+                text: "Why?".into(),
+                operation: "general".into(),
+                file_ids: vec![],
+                context: None,
+                reference: None,
+            },
+        },
+    };
+    let send = async |request: &Request| -> Reply {
+        let payload = serde_json::to_vec(request).unwrap();
+        let answer = nats.request(subject::command(Kind::Query), payload.into());
+        serde_json::from_slice(&answer.await.unwrap().payload).unwrap()
+    };
+    let reply = send(&request).await;
+    assert!(
+        matches!(reply, Reply::Unavailable),
+        "never refused: {reply:?}"
+    );
+    let store = infra::event_store::EventStore::new(nats.clone());
+    let state = store.load::<Query>(query.uuid()).await.unwrap().state;
+    assert_eq!(state, Query::Absent);
+    request.deadline = clock::now().plus_millis(30_000);
+    let reply = send(&request).await;
+    assert!(matches!(reply, Reply::Accepted { .. }), "{reply:?}");
 }
