@@ -293,7 +293,8 @@ async fn a_full_disk_is_unavailable_and_loses_nothing() {
     }
     println!("full after {} commands", accepted.len());
     disk.make_room().expect("room again");
-    // A server that ran out of space gives JetStream up until it is started again.
+    // A stream that has met a full disk answers no write any more, room or not, until its server is
+    // started again (nats-server 2.15.1).
     stack.nats().restart().await.expect("restarted");
     let last = wait_for("a command after that", PATIENCE, || submit(&commands));
     accepted.push(last.await.expect("commands go on"));

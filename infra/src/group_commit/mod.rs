@@ -44,11 +44,12 @@ const LINGER: Duration = Duration::from_millis(2);
 
 /// From how many units on a batch costs less than as many plain appends. A batch costs the server
 /// a file of its own and, where every write is synced, a few syncs, however large it is; a plain
-/// append costs one sync or none.
+/// append costs one sync. Where nothing is synced, plain appends win at any size, and a batch is
+/// only for what does not fit otherwise.
 const fn worth_a_batch(sync: config::Sync) -> usize {
     match sync {
         config::Sync::Always => 10,
-        config::Sync::Relaxed => 256,
+        config::Sync::Relaxed => unit::MOST_PARTS,
     }
 }
 

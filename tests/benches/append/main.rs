@@ -3,7 +3,8 @@
 //!
 //! `cargo bench -p tests --bench append`. All three run on the same server, one after the other,
 //! several times; medians and their ratios are printed. `-- ways` compares instead the ways in which
-//! the server takes messages that are guarded by the expected sequence ([`ways`]).
+//! the server takes messages that are guarded by the expected sequence ([`ways`]). `AMAIMA_COMMITS`
+//! sets how many commits a round has.
 
 mod ways;
 
@@ -31,7 +32,6 @@ use std::{
 use tests::client::Client;
 
 const IN_FLIGHT: usize = 64;
-const COMMITS: usize = 4_000;
 const ROUNDS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -157,23 +157,29 @@ impl Figures {
     }
 }
 
-/// Runs `COMMITS` calls, `IN_FLIGHT` at a time: calls per second, and how long each took.
+/// Commits of one round.
+fn commits() -> usize {
+    let text = std::env::var("AMAIMA_COMMITS").ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(4_000)
+}
+
+/// Runs one round, `IN_FLIGHT` calls at a time: calls per second, and how long each took.
 async fn rate<F>(call: impl Fn() -> F) -> anyhow::Result<(f64, Vec<Duration>)>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let began = Instant::now();
-    let mut calls = stream::iter(0..COMMITS)
+    let (count, began) = (commits(), Instant::now());
+    let mut calls = stream::iter(0..count)
         .map(|_| async {
             let began = Instant::now();
             call().await.map(|()| began.elapsed())
         })
         .buffer_unordered(IN_FLIGHT);
-    let mut times = Vec::with_capacity(COMMITS);
+    let mut times = Vec::with_capacity(count);
     while let Some(took) = calls.next().await {
         times.push(took?);
     }
-    Ok((COMMITS as f64 / began.elapsed().as_secs_f64(), times))
+    Ok((count as f64 / began.elapsed().as_secs_f64(), times))
 }
 
 fn submission() -> Submission {

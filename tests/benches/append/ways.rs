@@ -18,7 +18,10 @@ use infra::{
 };
 use std::time::{Duration, Instant};
 
-const MESSAGES: usize = 2_048;
+/// Batches are whole only if their sizes divide the number of messages.
+fn messages() -> usize {
+    super::commits().next_multiple_of(256)
+}
 
 /// One way to get messages into a stream.
 #[derive(Clone, Copy)]
@@ -75,7 +78,7 @@ pub(super) async fn compare(mode: &str, nats: &config::Nats) -> anyhow::Result<(
         for ((_, way), rates) in WAYS.iter().zip(&mut rates) {
             let began = Instant::now();
             run(*way, &client, &commits).await?;
-            rates.push(MESSAGES as f64 / began.elapsed().as_secs_f64());
+            rates.push(messages() as f64 / began.elapsed().as_secs_f64());
         }
     }
     say(&format!(
@@ -96,7 +99,7 @@ async fn run(way: Way, client: &Client, commits: &GroupCommit) -> anyhow::Result
         Way::Plain => spread(client, 1).await,
         Way::Streams(count) => spread(client, count).await,
         Way::Batches { size, under_way } => {
-            each(MESSAGES / size, under_way, |_| async move {
+            each(messages() / size, under_way, |_| async move {
                 let parts: Vec<Part> = (0..size).map(|_| on(0)).collect::<anyhow::Result<_>>()?;
                 let id = clock::fresh_id().simple().to_string();
                 append::append_batch(client, &id, parts.iter()).await?;
@@ -104,9 +107,9 @@ async fn run(way: Way, client: &Client, commits: &GroupCommit) -> anyhow::Result
             })
             .await
         }
-        Way::Fast { size } => each(MESSAGES / size, 1, |_| fast(client, size)).await,
+        Way::Fast { size } => each(messages() / size, 1, |_| fast(client, size)).await,
         Way::GroupCommit => {
-            each(MESSAGES, IN_FLIGHT, |_| async move {
+            each(messages(), IN_FLIGHT, |_| async move {
                 let unit = Unit {
                     parts: vec![part()?],
                     deadline: clock::now().plus_millis(30_000),
@@ -120,7 +123,7 @@ async fn run(way: Way, client: &Client, commits: &GroupCommit) -> anyhow::Result
 }
 
 async fn spread(client: &Client, streams: usize) -> anyhow::Result<()> {
-    each(MESSAGES, IN_FLIGHT, |index| async move {
+    each(messages(), IN_FLIGHT, |index| async move {
         let part = on(index % streams)?;
         append::append(client, &part.subject, 0, part.headers, part.payload).await?;
         Ok(())
