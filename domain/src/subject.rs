@@ -22,6 +22,8 @@ pub const REVOKED: &str = "blacklisted_tokens";
 pub const SUBMISSIONS: &str = "submissions";
 /// Key-value bucket of aggregates as they were at some commit.
 pub const SNAPSHOTS: &str = "snapshots";
+/// Where operators ask whoever owns the projections.
+pub const ADMIN_PROJECTIONS: &str = "adm.projections";
 /// Number of parts that the subjects of the log are spread over; fixed for ever.
 pub const PARTS: u64 = 64;
 

@@ -1,12 +1,13 @@
 //! One commit, as it comes out of the log.
 
-use async_nats::jetstream;
+use async_nats::{HeaderMap, header as nats_header};
 use domain::{
     account,
     commit::{Undecodable, decode, header},
     query, session,
     subject::{Aggregate, Kind},
 };
+use uuid::Uuid;
 
 /// A commit of the log and what could be read of it.
 #[derive(Debug)]
@@ -15,6 +16,15 @@ pub(crate) struct Commit {
     pub(crate) seq: u64,
     /// The aggregate's subject.
     pub(crate) subject: String,
+    /// The command that it came from.
+    pub(crate) command: Option<Uuid>,
+    /// Which lane it belongs to, modulo the number of lanes. What commands usually write together
+    /// (an address, its account, a session) has the same, so that lanes rarely need each other.
+    pub(crate) part: u64,
+    /// Whether the message is inside an atomic batch, so that another one follows for certain.
+    pub(crate) goes_on: bool,
+    /// Size of the payload.
+    pub(crate) bytes: usize,
     /// Its events, or why they cannot be read.
     pub(crate) events: Result<Events, String>,
 }
@@ -34,23 +44,42 @@ pub(crate) enum Events {
 
 impl Commit {
     /// Reads a message of the log.
-    pub(crate) fn read(seq: u64, message: &jetstream::Message) -> Self {
-        let subject = message.subject.to_string();
-        let types = message
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get(header::EVENT_TYPES))
-            .map_or("of unknown types", |types| types.as_str());
+    pub(crate) fn read(
+        seq: u64,
+        subject: &str,
+        headers: Option<&HeaderMap>,
+        payload: &[u8],
+    ) -> Self {
+        let text = |name: &str| headers?.get(name).map(|value| value.as_str());
+        let aggregate = Aggregate::parse(subject);
+        let types = text(header::EVENT_TYPES).unwrap_or("of unknown types");
         Self {
             seq,
-            events: read_events(&subject, types, &message.payload),
-            subject,
+            command: text(header::COMMAND_ID).and_then(|id| Uuid::try_parse(id).ok()),
+            part: aggregate.as_ref().map_or(0, part),
+            goes_on: text(nats_header::NATS_BATCH_ID.as_ref()).is_some()
+                && text(nats_header::NATS_BATCH_COMMIT.as_ref()).is_none(),
+            bytes: payload.len(),
+            events: read_events(aggregate, subject, types, payload),
+            subject: subject.to_owned(),
         }
     }
 }
 
-fn read_events(subject: &str, types: &str, payload: &[u8]) -> Result<Events, String> {
-    let Some(aggregate) = Aggregate::parse(subject) else {
+fn part(aggregate: &Aggregate) -> u64 {
+    match aggregate.kind {
+        Kind::Account | Kind::Email | Kind::Session => 0,
+        Kind::Query => aggregate.part(),
+    }
+}
+
+fn read_events(
+    aggregate: Option<Aggregate>,
+    subject: &str,
+    types: &str,
+    payload: &[u8],
+) -> Result<Events, String> {
+    let Some(aggregate) = aggregate else {
         return Err("the subject names no aggregate that this version knows".to_owned());
     };
     let events = match aggregate.kind {
@@ -88,7 +117,12 @@ mod tests {
                 "at":"2025-03-04T09:15:00.000Z"}}}}]"#
         );
         let subject = |kind| Aggregate::new(kind, id).subject();
-        let read = |kind| read_events(&subject(kind), "the.types", payload.as_bytes());
+        let events = |subject: &str, payload: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::EVENT_TYPES, "the.types");
+            Commit::read(1, subject, Some(&headers), payload.as_bytes()).events
+        };
+        let read = |kind| events(&subject(kind), &payload);
         assert!(matches!(read(Kind::Session), Ok(Events::Session(events)) if events.len() == 1));
         assert!(matches!(read(Kind::Email), Ok(Events::Email)));
         let reason = read(Kind::Query).unwrap_err();
@@ -96,7 +130,19 @@ mod tests {
             reason.contains("(the.types) cannot be read: Data error"),
             "{reason}"
         );
-        let reason = read_events("ev.00.planet.x", "", b"[]").unwrap_err();
+        let reason = events("ev.00.planet.x", "[]").unwrap_err();
         assert!(reason.contains("names no aggregate"), "{reason}");
+    }
+
+    #[test]
+    fn a_batch_goes_on_until_its_commit() {
+        let subject = Aggregate::new(Kind::Query, Uuid::from_u128(4)).subject();
+        let mut headers = HeaderMap::new();
+        let goes_on = |headers: &HeaderMap| Commit::read(1, &subject, Some(headers), b"[]").goes_on;
+        assert!(!goes_on(&headers));
+        headers.insert(nats_header::NATS_BATCH_ID, "b");
+        assert!(goes_on(&headers));
+        headers.insert(nats_header::NATS_BATCH_COMMIT, "1");
+        assert!(!goes_on(&headers));
     }
 }

@@ -1,168 +1,217 @@
-//! The loop that keeps a projection going: own it, read on from the checkpoint, write, repeat. A
-//! lost log is opened again; a lost database means to own the projection again.
+//! The lanes of a generation: each a task with a connection of its own, so that they fold and write
+//! side by side.
 
 use crate::{
-    log::{self, Log},
-    owner::{self, Owner},
+    chunk::{Chunk, Group},
+    generation::{self, Slot},
+    owner::{self, Ownership},
+    parked,
+    write::{self, Position, Writing},
 };
-use async_nats::{Client, jetstream};
-use infra::telemetry::chain;
-use sqlx::postgres::PgConnectOptions;
-use std::time::{Duration, Instant};
-use tokio::{sync::watch, time::MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use futures_util::future::join_all;
+use infra::lifecycle::Lifecycle;
+use sqlx::PgConnection;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
 
-/// How often an owner without work looks after both of its connections.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// One projection: its name, which is also its checkpoint's, and its connections. There is one, of
-/// the whole log; a second one would read other parts of it.
-pub(crate) struct Lane {
-    /// Name of the checkpoint.
-    pub(crate) projection: &'static str,
-    /// For the log.
-    pub(crate) client: Client,
-    /// For the log.
-    pub(crate) context: jetstream::Context,
-    /// For the rows.
-    pub(crate) database: PgConnectOptions,
-    /// Tells which sequence the rows reflect.
-    pub(crate) report: watch::Sender<u64>,
+/// What a lane is told to do. One thing at a time: the projector waits for the answer.
+enum Order {
+    Write {
+        chunk: Arc<Chunk>,
+        group: Group,
+        positions: Vec<Position>,
+        look_for_parked: bool,
+        done: oneshot::Sender<Result<usize, write::Error>>,
+    },
+    Index {
+        done: oneshot::Sender<Result<(), sqlx::Error>>,
+    },
+    Parked {
+        order: parked::Order,
+        done: oneshot::Sender<Result<(), write::Error>>,
+    },
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Log(#[from] log::Error),
-    #[error(transparent)]
-    Owner(#[from] owner::Error),
+/// All lanes of a generation. They end when this is dropped.
+pub(crate) struct Lanes {
+    orders: Vec<mpsc::Sender<Order>>,
+    positions: Vec<u64>,
+    has_parked: bool,
 }
 
-impl Lane {
-    /// Projects until `stop`, finishing the batch in hand.
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut backoff = crate::backoff();
-        loop {
-            let acquired = tokio::select! {
-                () = stop.cancelled() => return,
-                acquired = Owner::acquire(self.projection, &self.database, self.report.clone()) => {
-                    acquired
-                }
-            };
-            let lost = match acquired {
-                Ok(mut owner) => match self.project(&mut owner, &stop).await {
-                    Ok(()) => return owner.release().await,
-                    Err(error) => {
-                        backoff = crate::backoff();
-                        error
-                    }
-                },
-                Err(error) => error,
-            };
-            warn!(
-                error = chain(&lost),
-                projection = self.projection,
-                "the projection pauses until the database is back"
-            );
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = backoff.wait() => {}
-            }
+impl Lanes {
+    /// Opens a connection for each lane of the generation in `slot`, which must be of our version.
+    pub(crate) async fn open(
+        owner: &mut Ownership,
+        slot: Slot,
+        meta: &generation::Meta,
+        lifecycle: &Lifecycle,
+        log: &parked::Log,
+    ) -> Result<Self, owner::Error> {
+        let mut orders = Vec::with_capacity(meta.positions.len());
+        for lane in 0..meta.positions.len() {
+            let connection = owner.lane(lane, slot.schema()).await?;
+            let (sender, receiver) = mpsc::channel(1);
+            let log = log.clone();
+            lifecycle.spawn("lane", serve(connection, meta.generation, receiver, log));
+            orders.push(sender);
         }
-    }
-
-    /// Projects until `stop`, or until the ownership is lost.
-    async fn project(
-        &self,
-        owner: &mut Owner,
-        stop: &CancellationToken,
-    ) -> Result<(), owner::Error> {
-        let mut backoff = crate::backoff();
-        loop {
-            let before = owner.checkpoint();
-            let lost = match self.follow(owner, stop).await {
-                Ok(()) => return Ok(()),
-                Err(Error::Owner(error)) => return Err(error),
-                Err(Error::Log(error)) => error,
-            };
-            if owner.checkpoint() != before {
-                backoff = crate::backoff();
-            }
-            let cause = chain(&lost);
-            if lost.is_grave() {
-                error!(
-                    error = cause,
-                    projection = self.projection,
-                    "the log is read again"
-                );
-            } else {
-                warn!(
-                    error = cause,
-                    projection = self.projection,
-                    "the log is read again"
-                );
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = backoff.wait() => {}
-            }
-            owner.ping().await?;
-        }
-    }
-
-    /// Projects until `stop`, or until log or ownership is lost.
-    async fn follow(&self, owner: &mut Owner, stop: &CancellationToken) -> Result<(), Error> {
-        let mut log = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            log = Log::open(&self.client, &self.context, owner.checkpoint()) => log?,
+        // The owner before may have written until its lanes were free.
+        let again = generation::look(owner.control(), slot).await?;
+        let positions = match again {
+            Some(again) if again.generation == meta.generation => again.positions,
+            // It was flipped away meanwhile: the first write will find that out.
+            Some(_) | None => meta.positions.clone(),
         };
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (begun, first) = (Instant::now(), owner.checkpoint());
-        let mut caught_up = log.behind() == 0;
-        info!(
-            projection = self.projection,
-            seq = first,
-            behind = log.behind(),
-            "projecting"
-        );
-        loop {
-            let commits = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                commits = log.next() => commits?,
-                _ = look.tick() => {
-                    owner.ping().await?;
-                    if log.is_stale() {
-                        return Err(log::Error::Ended.into());
-                    }
-                    continue;
+        Ok(Self {
+            orders,
+            positions,
+            // Looked for once, in vain if there is none.
+            has_parked: true,
+        })
+    }
+
+    /// What all lanes have.
+    pub(crate) fn reached(&self) -> u64 {
+        self.positions.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Whether all lanes have the same.
+    pub(crate) fn are_level(&self) -> bool {
+        self.positions.iter().all(|seq| *seq == self.reached())
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Writes a chunk. The future must be driven to its end.
+    pub(crate) fn write(
+        &self,
+        chunk: Chunk,
+    ) -> impl Future<Output = Result<Written, write::Error>> + use<> {
+        let chunk = Arc::new(chunk);
+        let groups = chunk.groups(&self.positions);
+        let last = chunk.last();
+        let commits = chunk.len();
+        let works: Vec<_> = groups
+            .into_iter()
+            .map(|group| {
+                let positions: Vec<Position> = group
+                    .lanes
+                    .iter()
+                    .map(|lane| Position {
+                        lane: *lane,
+                        seq: self.positions[*lane],
+                    })
+                    .collect();
+                let (done, answer) = oneshot::channel();
+                let sender = self.orders[group.lanes[0]].clone();
+                let order = Order::Write {
+                    chunk: Arc::clone(&chunk),
+                    group,
+                    positions,
+                    look_for_parked: self.has_parked,
+                    done,
+                };
+                async move {
+                    sender.send(order).await.map_err(|_| write::Error::Silent)?;
+                    answer.await.unwrap_or(Err(write::Error::Silent))
                 }
-            };
-            let started = Instant::now();
-            owner.apply(&commits).await?;
-            debug!(
-                projection = self.projection,
-                seq = owner.checkpoint(),
-                commits = commits.len(),
-                behind = log.behind(),
-                took_ms = millis(started),
-                "projected a batch"
-            );
-            if !caught_up && log.behind() == 0 {
-                caught_up = true;
-                info!(
-                    projection = self.projection,
-                    seq = owner.checkpoint(),
-                    commits = owner.checkpoint() - first,
-                    took_ms = millis(begun),
-                    "caught up with the log"
-                );
+            })
+            .collect();
+        async move {
+            // All of them end before the first error is told, so that nobody writes unseen.
+            let mut parked = 0;
+            for done in join_all(works).await {
+                parked += done?;
             }
+            Ok(Written {
+                last,
+                commits,
+                parked,
+            })
+        }
+    }
+
+    /// Notes what has been written.
+    pub(crate) fn wrote(&mut self, written: &Written) {
+        for position in &mut self.positions {
+            *position = (*position).max(written.last);
+        }
+        self.has_parked |= written.parked > 0;
+    }
+
+    /// Makes the readers' indexes.
+    pub(crate) fn index(&self) -> impl Future<Output = Result<(), write::Error>> + use<> {
+        let (done, answer) = oneshot::channel();
+        let sender = self.orders[0].clone();
+        async move {
+            let order = Order::Index { done };
+            sender.send(order).await.map_err(|_| write::Error::Silent)?;
+            Ok(answer.await.map_err(|_| write::Error::Silent)??)
+        }
+    }
+
+    /// Does something about parked commits; the lanes must be level.
+    pub(crate) fn settle(
+        &self,
+        order: parked::Order,
+    ) -> impl Future<Output = Result<(), write::Error>> + use<> {
+        let (done, answer) = oneshot::channel();
+        let sender = self.orders[0].clone();
+        async move {
+            let order = Order::Parked { order, done };
+            sender.send(order).await.map_err(|_| write::Error::Silent)?;
+            answer.await.unwrap_or(Err(write::Error::Silent))
         }
     }
 }
 
-fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+/// What came of a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// Sequence of its last commit.
+    pub(crate) last: u64,
+    /// Number of its commits.
+    pub(crate) commits: usize,
+    /// How many of them are parked.
+    pub(crate) parked: usize,
+}
+
+async fn serve(
+    mut connection: PgConnection,
+    generation: i64,
+    mut orders: mpsc::Receiver<Order>,
+    log: parked::Log,
+) {
+    while let Some(order) = orders.recv().await {
+        // Whoever does not listen to the answer has given the lanes up.
+        match order {
+            Order::Write {
+                chunk,
+                group,
+                positions,
+                look_for_parked,
+                done,
+            } => {
+                let writing = Writing {
+                    generation,
+                    chunk: &chunk,
+                    group: &group,
+                    positions,
+                    look_for_parked,
+                };
+                done.send(writing.write(&mut connection).await).ok();
+            }
+            Order::Index { done } => {
+                done.send(generation::index(&mut connection).await).ok();
+            }
+            Order::Parked { order, done } => {
+                let settled = parked::settle(order, generation, &mut connection, &log).await;
+                done.send(settled).ok();
+            }
+        }
+    }
 }

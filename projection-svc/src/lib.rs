@@ -1,28 +1,45 @@
 //! The read side: folds the log into PostgreSQL and answers questions about what it found.
 //!
-//! A commit goes this way: [`log`] reads it in order, [`commit`] decodes it, [`view`] folds a batch
-//! of them into rows, [`owner`] writes the rows and the checkpoint in one transaction, and
-//! [`lane`] keeps all this going and tells [`questions`] how far it is. A question goes this way:
-//! `qry.<view>` → wait until the rows reflect what the caller has seen → the view's `query`.
+//! A commit goes this way: [`log`] reads it in order and [`commit`] decodes it, ahead of whoever
+//! writes; [`chunk`] cuts the log between commands and parts a chunk into groups; [`lane`]s fold
+//! ([`view`]) and write ([`write`]) the groups side by side, each with its lanes' checkpoints in one
+//! transaction; [`projector`] is the loop around all this. A question goes this way: `qry.<view>` →
+//! wait until the rows reflect what the caller has seen ([`position`]) → the view's `query`.
 //!
-//! Several instances may run: a PostgreSQL advisory lock makes one of them the writer, all of them
-//! answer. To add a view, see [`view`].
+//! Read models come in generations ([`generation`]): [`live`] keeps the one going that answers
+//! questions, [`builder`] brings another up beside it and makes it live. Operators are answered in
+//! [`admin`].
+//!
+//! Several instances may run: [`owner`] makes one of them the writer, all of them answer. To add a
+//! view, see [`view`].
 
+mod admin;
+mod builder;
+mod chunk;
 mod commit;
+mod generation;
 mod instant;
 mod lane;
+mod live;
 mod log;
 mod migrations;
 mod owner;
+mod parked;
+mod position;
+mod projector;
 mod questions;
 mod view;
+mod write;
 
 use infra::{config, lifecycle::Lifecycle};
+use position::Position;
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// The service's name, in the log's lines, on the bus and in the database's list of connections.
 const NAME: &str = "backend-projection-svc";
+
+/// Aggregates lie in this many parts, which is as far as they can be spread.
+const LANES_MOST: usize = domain::subject::PARTS as usize;
 
 /// What the service needs to know.
 #[derive(Clone, Debug)]
@@ -31,18 +48,41 @@ pub struct Config {
     pub nats: config::Nats,
     /// Where the read models are.
     pub postgres: config::Postgres,
+    /// In how many lanes the log is folded, 1 to 64.
+    pub lanes: usize,
+    /// A projection that does not move for this long, while there is something to do, is ill.
+    pub stalled_after: Duration,
 }
 
 impl Config {
-    /// Reads the environment; see [`config::Nats::from_env`] and [`config::Postgres::from_env`].
+    /// The defaults: as many lanes as cores, at most four.
+    pub fn at(nats: config::Nats, postgres: config::Postgres) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            nats,
+            postgres,
+            lanes: cores.min(4),
+            stalled_after: Duration::from_secs(10),
+        }
+    }
+
+    /// Reads the environment: [`config::Nats::from_env`], [`config::Postgres::from_env`],
+    /// `PROJECTION_LANES` and `PROJECTION_STALLED_SECS`.
     ///
     /// # Errors
     /// When a variable cannot be read.
     pub fn from_env() -> Result<Self, config::Error> {
-        Ok(Self {
-            nats: config::Nats::from_env()?,
-            postgres: config::Postgres::from_env()?,
-        })
+        let mut config = Self::at(config::Nats::from_env()?, config::Postgres::from_env()?);
+        config.lanes = config::parsed("PROJECTION_LANES", config.lanes)?;
+        if !(1..=LANES_MOST).contains(&config.lanes) {
+            return Err(config::Error {
+                name: "PROJECTION_LANES",
+                reason: format!("it is a number from 1 to {LANES_MOST}"),
+            });
+        }
+        let secs = config::parsed("PROJECTION_STALLED_SECS", config.stalled_after.as_secs())?;
+        config.stalled_after = Duration::from_secs(secs);
+        Ok(config)
     }
 }
 
@@ -73,21 +113,42 @@ pub enum Error {
 pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let client = infra::nats::connect(&config.nats, NAME).await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
-    let pool = infra::postgres::pool(&config.postgres, NAME)?;
+    let database = infra::postgres::options(&config.postgres, NAME)?;
     tokio::select! {
         () = lifecycle.stopping() => return Ok(()),
-        applied = migrations::apply(&pool) => applied.map_err(Error::Migrations)?,
+        applied = migrations::apply(&database) => applied.map_err(Error::Migrations)?,
     }
-    let (report, applied) = watch::channel(0);
-    let lane = lane::Lane {
-        projection: "main",
+    let live = database
+        .clone()
+        .options([("search_path", generation::Slot::Live.schema())]);
+    let pool = infra::postgres::pool(&config.postgres, live);
+    let source = projector::Source {
         client: client.clone(),
         context,
-        database: (*pool.connect_options()).clone(),
-        report,
+        lifecycle: lifecycle.clone(),
     };
-    lifecycle.spawn("projection", lane.run(lifecycle.soft()));
-    questions::serve(&client, &pool, &applied, &lifecycle)
+    let position = Position::unknown();
+    lifecycle.spawn(
+        "position",
+        position.clone().follow(pool.clone(), lifecycle.clone()),
+    );
+    let builder = builder::Builder {
+        source: source.clone(),
+        database: database.clone(),
+        pool: pool.clone(),
+        lanes: config.lanes,
+    };
+    lifecycle.spawn("builder", builder.run());
+    let live = live::Live {
+        source,
+        database,
+        pool: pool.clone(),
+        lanes: config.lanes,
+        stalled_after: config.stalled_after,
+        position: position.clone(),
+    };
+    lifecycle.spawn("projection", live.run());
+    questions::serve(&client, &pool, position.subscribe(), &lifecycle)
         .await
         .map_err(Error::Endpoints)
 }

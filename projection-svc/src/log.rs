@@ -1,4 +1,5 @@
-//! Reading the log in order from a place on, as an ordered consumer of the stream `EVENTS`.
+//! Reading the log in order from a place on, as an ordered consumer of the stream `EVENTS`, and
+//! decoding it ahead of whoever writes.
 
 use crate::commit::Commit;
 use async_nats::{
@@ -12,10 +13,17 @@ use async_nats::{
 };
 use domain::subject;
 use futures_util::{StreamExt, stream::ReadyChunks};
-use std::{sync::atomic::Ordering, time::Duration};
+use infra::lifecycle::Lifecycle;
+use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
+use tokio::sync::mpsc;
 
-/// Most commits of one batch.
-const BATCH: usize = 512;
+/// Most commits and bytes of one slice. A slice ends with the message that passes the bytes.
+const SLICE: usize = 512;
+const SLICE_BYTES: usize = 1024 * 1024;
+/// Slices that are read ahead; when they are there the reader waits, and with it the server.
+const AHEAD: usize = 4;
+/// How often a reader looks whether its connection was lost meanwhile.
+const LOOK: Duration = Duration::from_millis(500);
 /// Life of one request for messages. The server's heartbeats come twice as often, and two missed
 /// ones make the client library look for a lost consumer.
 const PULL: Duration = Duration::from_secs(4);
@@ -74,23 +82,67 @@ impl Error {
     }
 }
 
+/// Commits that follow each other without a gap.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    /// None in the first slice, which only tells how many are to come.
+    pub(crate) commits: Vec<Commit>,
+    /// How many commits were still to come when the last of them was sent.
+    pub(crate) behind: u64,
+}
+
+/// Reads and decodes everything after the sequence `last` in a task of its own, which ends with an
+/// error, or when nobody takes its slices any more.
+pub(crate) fn read_ahead(
+    client: &Client,
+    context: &jetstream::Context,
+    last: u64,
+    lifecycle: &Lifecycle,
+) -> mpsc::Receiver<Result<Slice, Error>> {
+    let (slices, taken) = mpsc::channel(AHEAD);
+    let (client, context) = (client.clone(), context.clone());
+    lifecycle.spawn("log", async move {
+        let mut log = match Log::open(&client, &context, last).await {
+            Ok(log) => log,
+            Err(error) => {
+                slices.send(Err(error)).await.ok();
+                return;
+            }
+        };
+        let first = Slice {
+            commits: Vec::new(),
+            behind: log.behind,
+        };
+        if slices.send(Ok(first)).await.is_err() {
+            return;
+        }
+        loop {
+            let slice = tokio::select! {
+                slice = log.next() => slice,
+                () = slices.closed() => return,
+            };
+            let ended = slice.is_err();
+            if slices.send(slice).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    taken
+}
+
 /// A reader of the log.
-pub(crate) struct Log {
+struct Log {
     messages: ReadyChunks<pull::Ordered>,
     client: Client,
     connects: u64,
     last: u64,
     behind: u64,
-    failed: Option<Error>,
+    /// Messages that were there with the others, for the next slice.
+    left: VecDeque<Result<jetstream::Message, pull::OrderedError>>,
 }
 
 impl Log {
-    /// Reads everything after the sequence `last`.
-    pub(crate) async fn open(
-        client: &Client,
-        context: &jetstream::Context,
-        last: u64,
-    ) -> Result<Self, Error> {
+    async fn open(client: &Client, context: &jetstream::Context, last: u64) -> Result<Self, Error> {
         let connects = connects(client);
         let stream = context.get_stream(subject::EVENTS).await?;
         let head = stream.cached_info().state.last_sequence;
@@ -113,45 +165,47 @@ impl Log {
             .await
             .map_err(|source| Error::Consumer { from, source })?;
         Ok(Self {
-            messages: consumer.messages().await?.ready_chunks(BATCH),
+            messages: consumer.messages().await?.ready_chunks(SLICE),
             client: client.clone(),
             connects,
             last,
             behind: head - last,
-            failed: None,
+            left: VecDeque::new(),
         })
     }
 
-    /// How many commits were still to come when the latest one was sent.
-    pub(crate) const fn behind(&self) -> u64 {
-        self.behind
-    }
-
-    /// Whether the connection was lost since the reader was opened: the server has forgotten the
-    /// consumer, and the client library would notice only after some missed heartbeats.
-    pub(crate) fn is_stale(&self) -> bool {
-        connects(&self.client) != self.connects
-    }
-
-    /// The commits that are there, at least one and without a gap. Dropping the future loses
-    /// nothing.
-    pub(crate) async fn next(&mut self) -> Result<Vec<Commit>, Error> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
+    /// The commits that are there, at least one and without a gap.
+    async fn next(&mut self) -> Result<Slice, Error> {
+        if self.left.is_empty() {
+            self.left = self.receive().await?.into();
         }
-        let messages = self.messages.next().await.ok_or(Error::Ended)?;
-        let mut commits = Vec::with_capacity(messages.len());
-        for message in messages {
-            match message.map_err(Error::from).and_then(|m| self.read(&m)) {
-                Ok(commit) => commits.push(commit),
-                Err(error) if commits.is_empty() => return Err(error),
-                Err(error) => {
-                    self.failed = Some(error);
-                    break;
-                }
+        let mut commits = Vec::with_capacity(self.left.len());
+        let mut bytes = 0;
+        while bytes < SLICE_BYTES
+            && let Some(message) = self.left.pop_front()
+        {
+            let commit = self.read(&message?)?;
+            bytes += commit.bytes;
+            commits.push(commit);
+        }
+        Ok(Slice {
+            commits,
+            behind: self.behind,
+        })
+    }
+
+    async fn receive(
+        &mut self,
+    ) -> Result<Vec<Result<jetstream::Message, pull::OrderedError>>, Error> {
+        loop {
+            match tokio::time::timeout(LOOK, self.messages.next()).await {
+                Ok(messages) => return messages.ok_or(Error::Ended),
+                // The server has forgotten the consumer of a lost connection, and the client
+                // library would notice only after some missed heartbeats.
+                Err(_) if connects(&self.client) != self.connects => return Err(Error::Ended),
+                Err(_) => {}
             }
         }
-        Ok(commits)
     }
 
     /// Also a consumer that the client library made anew may begin elsewhere than where the old
@@ -167,7 +221,12 @@ impl Log {
         }
         self.last = expected;
         self.behind = info.pending;
-        Ok(Commit::read(expected, message))
+        Ok(Commit::read(
+            expected,
+            &message.subject,
+            message.headers.as_ref(),
+            &message.payload,
+        ))
     }
 }
 

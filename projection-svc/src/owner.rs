@@ -1,277 +1,239 @@
-//! The one writer of a projection.
+//! The right to write, of which there is one for the live generation and one for building.
 //!
-//! Ownership is an advisory lock, and rows are written over the very connection that holds it:
-//! whoever has lost the lock has lost the means to write. The checkpoint, which moves only from
-//! the value that the owner knows, says the same once more.
+//! Ownership is a PostgreSQL advisory lock, held by the *control* connection. Each lane writes over
+//! a connection that holds a lock of its own, and a new owner begins when the lane locks of the one
+//! before are free: whoever has lost the lock has lost the means to write.
+//!
+//! A killed owner's sessions end with its sockets, and a standby has the lock at its next try
+//! ([`POLL`]). An owner that hangs, or whose machine is gone, keeps its sessions; so it has to say
+//! something over the control connection at least every [`LEASE`], or a standby has the server
+//! end its sessions. Without a standby nobody does that, and nobody needs it.
 
-use crate::{
-    commit::Commit,
-    view::{self, Batch, signed},
-};
+use crate::generation::{self, Meta, Slot};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use std::{collections::HashSet, time::Duration};
-use tokio::sync::watch;
-use tracing::{error, info};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
 
-/// How often a standby looks at the checkpoint and tries for the lock.
+/// How often a standby tries for the lock.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest wait for the database's answer; an answer later than this counts as none.
-const ANSWER: Duration = Duration::from_secs(30);
-/// The server ends an owner's session, and with it the lock, after this much silence.
-const SILENCE: &str = "30s";
-/// Why later commits of a parked aggregate are parked.
-const AFTER_PARKED: &str = "an earlier commit of this aggregate is parked";
+/// How often an owner has to say something.
+pub(crate) const BEAT: Duration = Duration::from_millis(500);
+/// After this much silence a standby takes over.
+const LEASE: Duration = Duration::from_secs(3);
+/// How often a standby looks how long the owner has been silent.
+const LOOK: Duration = Duration::from_millis(500);
+/// Longest wait for the database's answer to a small question.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long the lane locks of the owner before may take to become free once its sessions are told
+/// to end: a statement in work ends first.
+const LANES_FREE: Duration = Duration::from_secs(30);
 
-/// The rows cannot be written now, or no longer by us.
+/// First half of the keys of our advisory locks; the second is the role's in the upper bits, and 0
+/// for the control connection or the lane's number and 1.
+const SPACE: i32 = 0x616d_6169;
+
+/// What is owned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// To write the live generation.
+    Live,
+    /// To write one that may become live.
+    Build,
+}
+
+impl Role {
+    /// For logs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Build => "build",
+        }
+    }
+
+    const fn key(self) -> i32 {
+        match self {
+            Self::Live => 0,
+            Self::Build => 1 << 16,
+        }
+    }
+}
+
+/// The database does not let us.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The database is not there.
+    /// It is not there.
     #[error("the database cannot be reached")]
     Connect(#[source] sqlx::Error),
-    /// The database does not answer.
+    /// It does not answer.
     #[error("the database has not answered in time")]
     Silent,
-    /// Checkpoint or parked commits cannot be read or written.
-    #[error("the checkpoint cannot be read or written")]
-    Checkpoint(#[from] sqlx::Error),
-    /// The rows cannot be written.
-    #[error(transparent)]
-    Rows(#[from] view::Error),
-    /// Somebody else has moved the checkpoint.
-    #[error("the checkpoint is no longer at {expected}: somebody else writes")]
-    NotTheOwner {
-        /// Where we left it.
-        expected: u64,
+    /// It answers with an error.
+    #[error("the database does not do as asked")]
+    Database(#[from] sqlx::Error),
+    /// The generation that we own is another now, or is not wanted any more.
+    #[error("the generation is gone")]
+    Gone,
+    /// Somebody still holds the lane.
+    #[error("lane {lane} is still held by a session of the owner before")]
+    Held {
+        /// Which.
+        lane: usize,
     },
 }
 
-/// The right to write a projection.
-pub(crate) struct Owner {
-    projection: &'static str,
-    connection: PgConnection,
-    checkpoint: u64,
-    parked: HashSet<String>,
-    report: watch::Sender<u64>,
+/// The right to write.
+pub(crate) struct Ownership {
+    role: Role,
+    database: PgConnectOptions,
+    control: PgConnection,
 }
 
-impl Owner {
-    /// Waits until nobody else owns the projection; meanwhile `report` follows the checkpoint.
-    pub(crate) async fn acquire(
-        projection: &'static str,
-        database: &PgConnectOptions,
-        report: watch::Sender<u64>,
-    ) -> Result<Self, Error> {
-        let options = database.clone().options([
-            ("idle_session_timeout", SILENCE),
-            ("idle_in_transaction_session_timeout", SILENCE),
-        ]);
-        let connection = in_time(async {
-            PgConnection::connect_with(&options)
-                .await
-                .map_err(Error::Connect)
-        });
-        let mut owner = Self {
-            projection,
-            connection: connection.await?,
-            checkpoint: 0,
-            parked: HashSet::new(),
-            report,
-        };
+impl Ownership {
+    /// Waits until nobody else owns it. Dropping the future gives up.
+    pub(crate) async fn acquire(role: Role, database: &PgConnectOptions) -> Result<Self, Error> {
+        let mut control = connect(database).await?;
+        let mut looked = Instant::now();
         let mut announced = false;
-        while !in_time(owner.try_lock()).await? {
+        while !in_time(try_lock(&mut control, role.key())).await? {
             if !announced {
-                info!(projection, "standing by: another instance writes");
+                info!(role = role.name(), "standing by: another instance writes");
                 announced = true;
+            }
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                let ended = in_time(end_silent(&mut control, role)).await?;
+                if ended > 0 {
+                    warn!(
+                        role = role.name(),
+                        silent_ms = LEASE.as_millis(),
+                        "the owner has been silent for too long: its session is ended"
+                    );
+                }
             }
             tokio::time::sleep(POLL).await;
         }
-        in_time(owner.begin()).await?;
-        info!(
-            projection,
-            seq = owner.checkpoint,
-            parked = owner.parked.len(),
-            "owning the projection"
-        );
-        Ok(owner)
+        let ended = in_time(end_lanes(&mut control, role)).await?;
+        if ended > 0 {
+            info!(
+                role = role.name(),
+                ended, "lanes of the owner before are ended"
+            );
+        }
+        Ok(Self {
+            role,
+            database: database.clone(),
+            control,
+        })
     }
 
-    /// Sequence of the last commit that the rows reflect.
-    pub(crate) const fn checkpoint(&self) -> u64 {
-        self.checkpoint
+    /// Opens the connection of one lane, to write into this schema.
+    pub(crate) async fn lane(&self, lane: usize, schema: &str) -> Result<PgConnection, Error> {
+        let mut options = self.database.clone().options([
+            ("search_path", schema),
+            ("idle_in_transaction_session_timeout", "30s"),
+            ("jit", "off"),
+        ]);
+        if self.role == Role::Build {
+            // A crash of the server takes whole transactions, rows with their checkpoint, and
+            // they are projected again.
+            options = options.options([("synchronous_commit", "off")]);
+        }
+        let key = self.role.key() + i32::try_from(lane).unwrap_or(0) + 1;
+        let begun = Instant::now();
+        let mut connection = connect(&options).await?;
+        while !in_time(try_lock(&mut connection, key)).await? {
+            if begun.elapsed() > LANES_FREE {
+                return Err(Error::Held { lane });
+            }
+            tokio::time::sleep(POLL / 5).await;
+        }
+        Ok(connection)
     }
 
-    async fn try_lock(&mut self) -> Result<bool, Error> {
-        let (locked, seq): (bool, Option<i64>) = sqlx::query_as(
-            "SELECT pg_try_advisory_lock(hashtextextended('amaima.projection.' || $1, 0)),
-                    (SELECT seq FROM checkpoint WHERE projection = $1)",
-        )
-        .bind(self.projection)
-        .fetch_one(&mut self.connection)
-        .await?;
-        self.reached(unsigned(seq.unwrap_or(0)));
-        Ok(locked)
+    /// The control connection, for what is done between chunks.
+    pub(crate) fn control(&mut self) -> &mut PgConnection {
+        &mut self.control
     }
 
-    /// Reads what the last owner has left. It may have written until its lock was free, so that
-    /// what came with the lock is not good enough.
-    async fn begin(&mut self) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO checkpoint (projection, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING",
-        )
-        .bind(self.projection)
-        .execute(&mut self.connection)
-        .await?;
-        let seq: i64 = sqlx::query_scalar("SELECT seq FROM checkpoint WHERE projection = $1")
-            .bind(self.projection)
-            .fetch_one(&mut self.connection)
-            .await?;
-        let parked: Vec<String> = sqlx::query_scalar("SELECT DISTINCT subject FROM parked")
-            .fetch_all(&mut self.connection)
-            .await?;
-        self.parked = parked.into_iter().collect();
-        self.reached(unsigned(seq));
-        Ok(())
+    /// Tells the standbys that this owner lives, and finds out whether it still is the owner.
+    pub(crate) async fn beat(&mut self) -> Result<(), Error> {
+        in_time(async {
+            sqlx::query("SELECT")
+                .execute(&mut self.control)
+                .await
+                .map(|_| ())
+        })
+        .await
     }
 
-    fn reached(&mut self, seq: u64) {
-        self.checkpoint = seq;
-        self.report.send_if_modified(|known| {
-            let moved = *known != seq;
-            *known = seq;
-            moved
-        });
-    }
-
-    /// Makes sure that the connection, and with it the lock, is still there.
-    pub(crate) async fn ping(&mut self) -> Result<(), Error> {
-        in_time(async { Ok(self.connection.ping().await?) }).await
+    /// The same, with a look at a generation.
+    pub(crate) async fn look(&mut self, slot: Slot) -> Result<Option<Meta>, Error> {
+        in_time(generation::look(&mut self.control, slot)).await
     }
 
     /// Gives the lock back.
     pub(crate) async fn release(self) {
         // Where that fails the connection is gone, and the lock with it.
-        self.connection.close().await.ok();
-    }
-
-    /// Writes the rows of a batch of commits that follow the checkpoint without a gap.
-    ///
-    /// Where the database does not take them because of what they say, the batch is halved until
-    /// the commit at fault stands alone and can be parked.
-    pub(crate) async fn apply(&mut self, commits: &[Commit]) -> Result<(), Error> {
-        let mut stack = vec![commits];
-        while let Some(commits) = stack.pop() {
-            match in_time(self.write(commits, None)).await {
-                Ok(()) => {}
-                Err(Error::Rows(error)) if error.is_poison() && commits.len() > 1 => {
-                    let (first, rest) = commits.split_at(commits.len() / 2);
-                    stack.extend([rest, first]);
-                }
-                Err(Error::Rows(error)) if error.is_poison() => {
-                    let reason = infra::telemetry::chain(&error);
-                    in_time(self.write(commits, Some(&reason))).await?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// One transaction: rows, parked commits, checkpoint. With `poison` nothing but parks.
-    async fn write(&mut self, commits: &[Commit], poison: Option<&str>) -> Result<(), Error> {
-        let Some(last) = commits.last().map(|commit| commit.seq) else {
-            return Ok(());
-        };
-        let mut batch = Batch::new();
-        let mut parked = Vec::new();
-        for commit in commits {
-            match self.fate(commit, &parked, poison) {
-                Ok(events) => batch
-                    .apply(events, commit.seq)
-                    .map_err(view::Error::Contradiction)?,
-                Err(reason) => parked.push(Parked { commit, reason }),
-            }
-        }
-        let mut transaction = self.connection.begin().await?;
-        batch.write(&mut transaction).await?;
-        if !parked.is_empty() {
-            park(&parked, &mut transaction).await?;
-        }
-        let moved = sqlx::query(
-            "UPDATE checkpoint SET seq = $1, updated_at = now()
-             WHERE projection = $2 AND seq = $3",
-        )
-        .bind(signed(last))
-        .bind(self.projection)
-        .bind(signed(self.checkpoint))
-        .execute(&mut *transaction)
-        .await?;
-        if moved.rows_affected() == 0 {
-            return Err(Error::NotTheOwner {
-                expected: self.checkpoint,
-            });
-        }
-        transaction.commit().await?;
-        for Parked { commit, reason } in parked {
-            error!(
-                seq = commit.seq,
-                subject = commit.subject,
-                reason,
-                "a commit cannot be projected and is parked"
-            );
-            self.parked.insert(commit.subject.clone());
-        }
-        self.reached(last);
-        Ok(())
-    }
-
-    /// The events of a commit, or why it is parked.
-    fn fate<'a>(
-        &self,
-        commit: &'a Commit,
-        parked: &[Parked<'_>],
-        poison: Option<&'a str>,
-    ) -> Result<&'a crate::commit::Events, &'a str> {
-        let is_parked = self.parked.contains(&commit.subject)
-            || parked
-                .iter()
-                .any(|earlier| earlier.commit.subject == commit.subject);
-        if is_parked {
-            return Err(AFTER_PARKED);
-        }
-        match poison {
-            Some(reason) => Err(reason),
-            None => commit.events.as_ref().map_err(String::as_str),
-        }
+        self.control.close().await.ok();
     }
 }
 
-/// A commit that cannot be projected.
-struct Parked<'a> {
-    commit: &'a Commit,
-    reason: &'a str,
-}
-
-async fn park(parked: &[Parked<'_>], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let column = |value: fn(&Parked<'_>) -> String| parked.iter().map(value).collect::<Vec<_>>();
-    let seqs: Vec<i64> = parked.iter().map(|each| signed(each.commit.seq)).collect();
-    sqlx::query(
-        "INSERT INTO parked (seq, subject, reason)
-         SELECT * FROM UNNEST($1::bigint[], $2::text[], $3::text[])",
-    )
-    .bind(seqs)
-    .bind(column(|each| each.commit.subject.clone()))
-    .bind(column(|each| each.reason.replace('\0', "\u{fffd}")))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(ANSWER, work)
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+    tokio::time::timeout(ANSWER, PgConnection::connect_with(options))
         .await
-        .unwrap_or(Err(Error::Silent))
+        .map_err(|_| Error::Silent)?
+        .map_err(Error::Connect)
 }
 
-fn unsigned(seq: i64) -> u64 {
-    u64::try_from(seq).unwrap_or(0)
+async fn try_lock(connection: &mut PgConnection, key: i32) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)")
+        .bind(SPACE)
+        .bind(key)
+        .fetch_one(connection)
+        .await
+}
+
+/// Ends the session of an owner that has not said anything within its lease. Two numbers as the
+/// key of a lock are `classid` and `objid` in the list of locks, with `objsubid` 2.
+async fn end_silent(connection: &mut PgConnection, role: Role) -> Result<usize, sqlx::Error> {
+    let ended: Vec<bool> = sqlx::query_scalar(
+        "SELECT pg_terminate_backend(pid)
+         FROM pg_locks JOIN pg_stat_activity USING (pid)
+         WHERE locktype = 'advisory' AND granted AND pg_locks.database =
+                   (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND classid::bigint = $1 AND objid::bigint = $2 AND objsubid = 2
+           AND clock_timestamp() - state_change > make_interval(secs => $3)
+           AND pid <> pg_backend_pid()",
+    )
+    .bind(i64::from(SPACE))
+    .bind(i64::from(role.key()))
+    .bind(LEASE.as_secs_f64())
+    .fetch_all(connection)
+    .await?;
+    Ok(ended.len())
+}
+
+/// Ends the sessions that hold lanes of an owner before.
+async fn end_lanes(connection: &mut PgConnection, role: Role) -> Result<usize, sqlx::Error> {
+    let ended: Vec<bool> = sqlx::query_scalar(
+        "SELECT pg_terminate_backend(pid)
+         FROM pg_locks
+         WHERE locktype = 'advisory' AND granted AND database =
+                   (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND classid::bigint = $1 AND objid::bigint BETWEEN $2 AND $3 AND objsubid = 2
+           AND pid <> pg_backend_pid()",
+    )
+    .bind(i64::from(SPACE))
+    .bind(i64::from(role.key()) + 1)
+    .bind(i64::from(role.key()) + 0xffff)
+    .fetch_all(connection)
+    .await?;
+    Ok(ended.len())
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(ANSWER, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Error::Silent),
+    }
 }

@@ -25,35 +25,48 @@ use tracing::{debug, error, info, warn};
 /// waits for rows that do not come should not make others wait as well.
 const IN_WORK: usize = 256;
 
-/// Answers until the life ends.
+/// Answers until the life ends, for as long as the live generation is of our version: where it is
+/// not, the questions are left to instances of that version.
 pub(crate) async fn serve(
     client: &Client,
     pool: &PgPool,
-    applied: &watch::Receiver<u64>,
+    mut applied: watch::Receiver<Option<u64>>,
     lifecycle: &Lifecycle,
 ) -> Result<(), async_nats::Error> {
-    let service = client
-        .service_builder()
-        .description("Read models")
-        .queue_group("projection-svc")
-        .start("projection-svc", env!("CARGO_PKG_VERSION"))
-        .await?;
-    let desk = Desk {
-        client: client.clone(),
-        pool: pool.clone(),
-        applied: applied.clone(),
-        permits: Arc::new(Semaphore::new(IN_WORK)),
-        lifecycle: lifecycle.clone(),
-    };
-    for view in View::ALL {
-        let endpoint = service.endpoint(view.subject()).await?;
-        lifecycle.spawn("questions", desk.clone().attend(view, endpoint));
+    let permits = Arc::new(Semaphore::new(IN_WORK));
+    loop {
+        tokio::select! {
+            () = lifecycle.stopping() => return Ok(()),
+            _ = applied.wait_for(Option::is_some) => {}
+        }
+        let service = client
+            .service_builder()
+            .description("Read models")
+            .queue_group("projection-svc")
+            .start("projection-svc", env!("CARGO_PKG_VERSION"))
+            .await?;
+        let desk = Desk {
+            client: client.clone(),
+            pool: pool.clone(),
+            applied: applied.clone(),
+            permits: permits.clone(),
+            lifecycle: lifecycle.clone(),
+        };
+        for view in View::ALL {
+            let endpoint = service.endpoint(view.subject()).await?;
+            lifecycle.spawn("questions", desk.clone().attend(view, endpoint));
+        }
+        // Whoever hears of this service may ask it from now on.
+        client.flush().await?;
+        info!(views = View::ALL.len(), "answering questions");
+        tokio::select! {
+            () = lifecycle.stopping() => {}
+            _ = applied.wait_for(Option::is_none) => {
+                info!("no questions are answered: the live generation is not of our version");
+            }
+        }
+        service.stop().await?;
     }
-    // Whoever hears of this service may ask it from now on.
-    client.flush().await?;
-    info!(views = View::ALL.len(), "answering questions");
-    lifecycle.stopping().await;
-    service.stop().await
 }
 
 /// What answering takes.
@@ -61,7 +74,7 @@ pub(crate) async fn serve(
 struct Desk {
     client: Client,
     pool: PgPool,
-    applied: watch::Receiver<u64>,
+    applied: watch::Receiver<Option<u64>>,
     permits: Arc<Semaphore>,
     lifecycle: Lifecycle,
 }
@@ -143,8 +156,8 @@ impl Desk {
     /// The sequence that the rows reflect, once it is at least `wanted`.
     async fn reached(&self, wanted: u64, until: Instant) -> Option<u64> {
         let mut applied = self.applied.clone();
-        let reached = timeout_at(until, applied.wait_for(|seq| *seq >= wanted)).await;
-        Some(*reached.ok()?.ok()?)
+        let reached = timeout_at(until, applied.wait_for(|seq| *seq >= Some(wanted))).await;
+        *reached.ok()?.ok()?
     }
 
     async fn reply(&self, view: View, request: &Request, mut payload: Vec<u8>) {

@@ -7,8 +7,10 @@
 
 pub mod browser;
 pub mod client;
+pub mod commits;
 pub mod disk;
 pub mod history;
+pub mod projections;
 pub mod random_model;
 pub mod service;
 pub mod world;

@@ -128,7 +128,7 @@ impl World {
         worker.max_new_tokens = 160;
         let mut commands = command_svc::Config::at(nats.clone());
         commands.in_work = options.commands_in_work.unwrap_or(commands.in_work);
-        let projections = projection_svc::Config { nats, postgres };
+        let projections = projection_svc::Config::at(nats, postgres);
         let life = &self.lifecycle;
         let each = life.clone();
         life.spawn("command-svc", async move {

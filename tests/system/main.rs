@@ -20,6 +20,7 @@ mod idempotency;
 mod loading;
 mod overload;
 mod promises;
+mod projections;
 mod queries;
 mod server;
 mod sockets;

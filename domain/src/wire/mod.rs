@@ -1,5 +1,6 @@
 //! Everything that crosses a process: between services on the bus, and to clients.
 
+pub mod admin;
 pub mod command;
 pub mod consistency;
 pub mod error;

@@ -161,7 +161,11 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
             nats: nats.clone(),
             ..command_svc::Config::from_env()?
         },
-        projections: projection_svc::Config { nats, postgres },
+        projections: projection_svc::Config {
+            nats,
+            postgres,
+            ..projection_svc::Config::from_env()?
+        },
         worker,
         gateway,
     })

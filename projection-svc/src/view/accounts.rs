@@ -17,7 +17,7 @@ use domain::{
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
-/// What a batch does to `rm.accounts`.
+/// What a batch does to `accounts`.
 pub(super) type Changes = Fold<Registered, ()>;
 
 /// A row as it begins.
@@ -30,7 +30,7 @@ pub(super) struct Registered {
 }
 
 pub(super) fn changes() -> Changes {
-    Fold::new("rm.accounts")
+    Fold::new("accounts")
 }
 
 /// What an event does to its row.
@@ -67,7 +67,7 @@ pub(super) async fn write(
         column(&begun, move |change| change.new.as_ref().map(value))
     };
     sqlx::query(
-        "INSERT INTO rm.accounts
+        "INSERT INTO accounts
              (account_id, email, name, is_active, subscription_tier, created_at, last_seq)
          SELECT account_id, email, name, true, tier, created_at, last_seq
          FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
@@ -92,7 +92,7 @@ pub(crate) async fn query(pool: PgPool, question: Accounts) -> Result<AccountFou
     let Accounts::Get { account } = question;
     let row: Option<Row> = sqlx::query_as(
         "SELECT account_id, email, name, is_active, subscription_tier, created_at
-         FROM rm.accounts WHERE account_id = $1",
+         FROM accounts WHERE account_id = $1",
     )
     .bind(account.uuid())
     .fetch_optional(&pool)

@@ -26,7 +26,7 @@ const PAGE_ITEMS: u32 = 100;
 /// half of what nats-server allows by default.
 const PAGE_BYTES: usize = 512 * 1024;
 
-/// What a batch does to `rm.queries`.
+/// What a batch does to `queries`.
 pub(super) type Changes = Fold<Submitted, Later>;
 
 /// A row as it begins.
@@ -68,7 +68,7 @@ impl Overlay for Later {
 }
 
 pub(super) fn changes() -> Changes {
-    Fold::new("rm.queries")
+    Fold::new("queries")
 }
 
 /// What an event does to its row.
@@ -165,7 +165,7 @@ type Row<'a> = &'a Change<Submitted, Later>;
 
 async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let statement = sqlx::query(
-        "INSERT INTO rm.queries
+        "INSERT INTO queries
              (query_id, owner, query, operation, file_ids, reference, status, worker, model,
               attempts, started_at, response_text, model_used, confidence, latency_ms,
               finish_reason, prompt_tokens, completion_tokens, error_code, error_message,
@@ -200,7 +200,7 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
 
 async fn update(gone_on: &[Row<'_>], connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let statement = sqlx::query(
-        "UPDATE rm.queries AS row
+        "UPDATE queries AS row
          SET status = COALESCE(later.status, row.status),
              worker = COALESCE(later.worker, row.worker),
              model = COALESCE(later.model, row.model),
@@ -292,7 +292,7 @@ pub(crate) async fn query(pool: PgPool, question: Queries) -> Result<QueryPage, 
                 // is entered by (owner, created_at, query_id) either way.
                 "SELECT query_id, query, operation, status, response_text, model_used, confidence,
                         latency_ms, file_ids, created_at, completed_at
-                 FROM rm.queries
+                 FROM queries
                  WHERE owner = $1
                    AND (created_at, query_id)
                        < (COALESCE($2, 'infinity'::timestamptz),
@@ -324,7 +324,7 @@ async fn get(pool: &PgPool, owner: AccountId, query: QueryId) -> Result<QueryPag
     let row: Option<Found> = sqlx::query_as(
         "SELECT query_id, query, operation, status, response_text, model_used, confidence,
                 latency_ms, file_ids, created_at, completed_at
-         FROM rm.queries WHERE query_id = $1 AND owner = $2",
+         FROM queries WHERE query_id = $1 AND owner = $2",
     )
     .bind(query.uuid())
     .bind(owner.uuid())

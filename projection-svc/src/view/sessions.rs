@@ -21,7 +21,7 @@ use uuid::Uuid;
 /// Most sessions that one answer lists.
 const LISTED: i64 = 100;
 
-/// What a batch does to `rm.sessions`.
+/// What a batch does to `sessions`.
 pub(super) type Changes = Fold<Opened, Later>;
 
 /// A row as it begins.
@@ -50,7 +50,7 @@ impl Overlay for Later {
 }
 
 pub(super) fn changes() -> Changes {
-    Fold::new("rm.sessions")
+    Fold::new("sessions")
 }
 
 /// What an event does to its row.
@@ -122,7 +122,7 @@ async fn insert(
     connection: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO rm.sessions
+        "INSERT INTO sessions
              (session_id, account_id, device_id, device_name, created_at, last_seen_at,
               generation, revoked_at, revoked_reason, last_seq)
          SELECT session_id, account_id, device_id, device_name, created_at,
@@ -167,7 +167,7 @@ async fn update(
     connection: &mut PgConnection,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
-        "UPDATE rm.sessions AS row
+        "UPDATE sessions AS row
          SET last_seen_at = COALESCE(later.last_seen_at, row.last_seen_at),
              generation = COALESCE(later.generation, row.generation),
              revoked_at = COALESCE(later.revoked_at, row.revoked_at),
@@ -208,7 +208,7 @@ pub(crate) async fn query(pool: PgPool, question: Sessions) -> Result<SessionsFo
     let seen_after = infra::clock::now().plus_millis(-limits::REFRESH_TOKEN_SECS * 1000);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT session_id, device_id, device_name, created_at, last_seen_at
-         FROM rm.sessions
+         FROM sessions
          WHERE account_id = $1 AND revoked_at IS NULL AND last_seen_at > $2
          ORDER BY created_at DESC, session_id DESC
          LIMIT $3",
