@@ -157,6 +157,7 @@ impl Builder {
             indexed: meta.indexed,
             flip: meta.flip,
             until: None,
+            not_before: Instant::now(),
         };
         loop {
             let mut projector = Projector {
@@ -174,32 +175,22 @@ impl Builder {
                 End::Wanted => {}
             }
             let reached = lanes.reached();
-            if let Some((target, _)) = watch.until.take() {
-                if reached >= target {
-                    if self.finish(owner, slot).await? {
-                        info!(generation = meta.generation, seq = reached, "now live");
-                        return Ok(None);
-                    }
-                } else {
-                    let given_up = generation::abort_flip(owner.control()).await;
-                    given_up.map_err(owner::Error::Database)?;
-                    warn!(reached, target, "the flip took too long and is tried again");
-                }
-                tokio::time::sleep(LOOK).await;
-            } else if !watch.indexed {
+            let Some((target, _)) = watch.until.take() else {
                 let began = Instant::now();
                 keep_beating(owner, &mut watch, lanes.index()).await?;
                 watch.indexed = true;
                 info!(took_ms = began.elapsed().as_millis(), "made the indexes");
-            } else {
-                match generation::begin_flip(owner.control()).await {
-                    Ok(target) => watch.until = Some((target, Instant::now() + HOLD)),
-                    Err(error) => {
-                        give_way(owner, &error).await?;
-                        tokio::time::sleep(LOOK).await;
-                    }
-                }
+                continue;
+            };
+            if reached < target {
+                let given_up = generation::abort_flip(owner.control()).await;
+                given_up.map_err(owner::Error::Database)?;
+                warn!(reached, target, "the flip took too long and is tried again");
+            } else if self.finish(owner, slot).await? {
+                info!(generation = meta.generation, seq = reached, "now live");
+                return Ok(None);
             }
+            watch.not_before = Instant::now() + LOOK;
         }
     }
 
@@ -207,20 +198,14 @@ impl Builder {
     async fn finish(&self, owner: &mut Ownership, slot: Slot) -> Result<bool, Error> {
         match generation::finish_flip(owner.control(), slot).await {
             Ok(()) => Ok(true),
-            Err(error) => {
-                give_way(owner, &error).await?;
-                Ok(false)
-            }
+            Err(error) => Ok(give_way(owner, &error).await.map(|()| false)?),
         }
     }
 }
 
 /// Ends the transaction of a flip that failed. Locks come free, everything else is an error.
-async fn give_way(owner: &mut Ownership, error: &sqlx::Error) -> Result<(), Error> {
-    let database = owner::Error::Database;
-    generation::abort_flip(owner.control())
-        .await
-        .map_err(database)?;
+async fn give_way(owner: &mut Ownership, error: &sqlx::Error) -> Result<(), owner::Error> {
+    generation::abort_flip(owner.control()).await?;
     let cause = chain(error);
     if generation::is_locked(error) {
         debug!(cause, "the flip gives way to a query and is tried again");
@@ -287,6 +272,8 @@ struct Site {
     flip: bool,
     /// While a flip is under way: the sequence to reach, and when it is given up.
     until: Option<(u64, Instant)>,
+    /// When a flip may be begun again.
+    not_before: Instant,
 }
 
 impl Watch for Site {
@@ -295,8 +282,23 @@ impl Watch for Site {
     fn wants_end(&self, reached: u64, behind: u64) -> bool {
         match self.until {
             Some((target, deadline)) => reached >= target || Instant::now() > deadline,
-            None => behind <= NEAR && (self.flip || !self.indexed),
+            None => behind <= NEAR && !self.indexed,
         }
+    }
+
+    /// Begins a flip without leaving the loop: the writer of the live generation waits meanwhile,
+    /// so that the way from here to the end should be short.
+    async fn between(&mut self, owner: &mut Ownership, behind: u64) -> Result<(), owner::Error> {
+        let is_due = self.flip && self.indexed && behind <= NEAR && self.until.is_none();
+        if !is_due || Instant::now() < self.not_before {
+            return Ok(());
+        }
+        self.not_before = Instant::now() + LOOK;
+        match generation::begin_flip(owner.control()).await {
+            Ok(target) => self.until = Some((target, Instant::now() + HOLD)),
+            Err(error) => give_way(owner, &error).await?,
+        }
+        Ok(())
     }
 
     async fn beat(&mut self, owner: &mut Ownership) -> Result<(), owner::Error> {

@@ -303,7 +303,7 @@ mod tests {
             .map(|seq| commit(seq, u128::from(seq), seq % 2))
             .collect();
         let chunk = Chunk::of(commits).unwrap();
-        let groups = chunk.groups(&[200, 50, 0]);
+        let groups = chunk.groups(&[100, 50, 0]);
         assert_eq!(groups.len(), 2);
         let all: Vec<usize> = groups
             .iter()
@@ -313,7 +313,7 @@ mod tests {
         for command in groups.iter().flat_map(|group| &group.commands) {
             let commit = &chunk.command(command)[0];
             let lane = usize::try_from(commit.part).unwrap() % 3;
-            assert!(commit.seq > [200, 50, 0][lane]);
+            assert!(commit.seq > [100, 50, 0][lane]);
         }
         let nothing = chunk.groups(&[300, 300, 300]);
         assert_eq!(nothing.len(), 1);

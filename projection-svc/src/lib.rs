@@ -114,10 +114,13 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let client = infra::nats::connect(&config.nats, NAME).await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
     let database = infra::postgres::options(&config.postgres, NAME)?;
+    // Migrations name their tables without a schema, and mean the database's own.
+    let migrating = infra::postgres::pool(&config.postgres, database.clone());
     tokio::select! {
         () = lifecycle.stopping() => return Ok(()),
-        applied = migrations::apply(&database) => applied.map_err(Error::Migrations)?,
+        applied = migrations::apply(&migrating) => applied.map_err(Error::Migrations)?,
     }
+    migrating.close().await;
     let live = database
         .clone()
         .options([("search_path", generation::Slot::Live.schema())]);

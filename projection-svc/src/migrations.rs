@@ -3,23 +3,18 @@
 
 use infra::telemetry::chain;
 use sqlx::{
-    Connection, PgConnection,
+    PgPool,
     migrate::{MigrateError, Migrator},
-    postgres::PgConnectOptions,
 };
 use tracing::{info, warn};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// Applies what is missing, as soon as the database is there.
-pub(crate) async fn apply(database: &PgConnectOptions) -> Result<(), MigrateError> {
+pub(crate) async fn apply(pool: &PgPool) -> Result<(), MigrateError> {
     let mut backoff = crate::backoff();
     loop {
-        let applied = async {
-            let mut connection = PgConnection::connect_with(database).await?;
-            MIGRATOR.run(&mut connection).await
-        };
-        match applied.await {
+        match MIGRATOR.run(pool).await {
             Ok(()) => {
                 info!("the tables are up to date");
                 return Ok(());

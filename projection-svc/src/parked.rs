@@ -20,6 +20,7 @@ use sqlx::{Connection, PgConnection};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::oneshot;
 use tracing::warn;
+use uuid::Uuid;
 
 /// Most commits of one order, which holds the projection up; the answer tells how many are left.
 const MOST: u64 = 1000;
@@ -183,18 +184,18 @@ impl Settling<'_> {
 
     async fn skip(mut self, seq: u64, who: &str, why: &str) -> Result<Reply, write::Error> {
         let mut transaction = self.connection.begin().await?;
-        let skipped: Option<String> = sqlx::query_scalar(
+        let skipped: Option<(String, Option<Uuid>)> = sqlx::query_as(
             "WITH gone AS (DELETE FROM parked WHERE seq = $1 RETURNING *)
              INSERT INTO skipped (seq, subject, command, reason, parked_at, who, why)
              SELECT seq, subject, command, reason, at, $2, $3 FROM gone
-             RETURNING subject",
+             RETURNING subject, command",
         )
         .bind(signed(seq))
         .bind(who)
         .bind(why)
         .fetch_optional(&mut *transaction)
         .await?;
-        let Some(subject) = skipped else {
+        let Some((subject, command)) = skipped else {
             let reason = format!("no commit {seq} is parked");
             return Ok(Reply::Refused { reason });
         };
@@ -204,7 +205,13 @@ impl Settling<'_> {
             seq,
             subject, who, why, "a parked commit is left out for good"
         );
-        let mut related = BTreeSet::from([subject]);
+        // The rest of its command waited for it as well.
+        let rest: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT subject FROM parked WHERE command = $1")
+                .bind(command)
+                .fetch_all(&mut *self.connection)
+                .await?;
+        let mut related: BTreeSet<String> = rest.into_iter().chain([subject]).collect();
         self.retry(&mut related).await?;
         self.told().await
     }

@@ -81,6 +81,14 @@ pub(crate) trait Watch: Send {
     ) -> impl Future<Output = Result<(), owner::Error>> + Send {
         owner.beat()
     }
+    /// Something that has to happen between two chunks, at the same point in the log.
+    fn between(
+        &mut self,
+        _owner: &mut Ownership,
+        _behind: u64,
+    ) -> impl Future<Output = Result<(), owner::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
     /// Whether the loop should end between two chunks, given what all lanes have reached and how
     /// many commits of the log they do not have.
     fn wants_end(&self, _reached: u64, _behind: u64) -> bool {
@@ -177,9 +185,12 @@ impl<W: Watch> Projector<'_, W> {
                         continue;
                     }
                 }
-                let reached = self.lanes.reached();
-                if progress.is_known && self.watch.wants_end(reached, buffer.behind()) {
-                    return Ok(End::Wanted);
+                if progress.is_known {
+                    self.watch.between(self.owner, buffer.behind()).await?;
+                    let reached = self.lanes.reached();
+                    if self.watch.wants_end(reached, buffer.behind()) {
+                        return Ok(End::Wanted);
+                    }
                 }
                 if let Some(chunk) = buffer.cut() {
                     work = Some(self.lanes.write(chunk).map(|done| done.map(Some)).boxed());
