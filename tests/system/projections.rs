@@ -95,7 +95,7 @@ async fn half_of_a_command_is_never_seen() {
         } else {
             random.submit_together(3)
         };
-        let stored = append::append_batch(&bench.client, &format!("batch-{n}"), parts).await;
+        let stored = append::append_batch(&bench.client, &format!("batch-{n}"), parts.iter()).await;
         last = stored.expect("stored").seq;
     }
     let caught_up = Arc::new(AtomicBool::new(false));
@@ -192,7 +192,7 @@ async fn parked_commits_are_retried_in_order_and_skipped_by_name() {
     let (good, torn) = (together[0].subject.clone(), together[1].subject.clone());
     let mut parts = together;
     parts[1].payload = br#"[{"type":"query.invented.v9","data":{}}]"#.as_slice().into();
-    let stored = append::append_batch(&bench.client, "torn", parts.clone()).await;
+    let stored = append::append_batch(&bench.client, "torn", parts.iter()).await;
     let seq = stored.expect("stored").seq - 1;
     let mut later = parts.remove(0);
     let other_command = CommandId::new(uuid::Uuid::new_v4()).to_string();
