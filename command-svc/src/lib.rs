@@ -3,49 +3,69 @@
 //! A command arrives as a NATS request on `cmd.<kind>` ([`handler`]), is checked against the table
 //! of who may do what, and goes to its handler, one file each. Most handlers are one call of
 //! [`write_path::WritePath::execute`]: load, fold, decide, append with the expected sequence, try
-//! again on conflict. Beside it, [`policy_runner`] carries out what should follow from events.
+//! again on conflict. Beside it, [`policy_runner`] carries out what should follow from events,
+//! and [`timers`] what should happen at a time.
 //!
 //! To add a command: its variant in [`domain::wire::command::Body`], its row in
 //! [`domain::authority`], a file in `handler/` and a line in its `dispatch`.
 
+pub mod deliveries;
 pub mod handler;
 pub mod passwords;
 pub mod policy_runner;
 pub mod submissions;
+pub mod timers;
 pub mod write_path;
 
+use domain::{limits, policy};
 use infra::{
     config, event_store::EventStore, group_commit::GroupCommit, lifecycle::Lifecycle,
     snapshots::Snapshots,
 };
+use policy_runner::{Runner, parked::Parking};
 use tracing::info;
 use write_path::WritePath;
+
+const DEFAULT_QUERY_LIFE_SECS: u32 = (limits::QUERY_LIFE_MILLIS / 1000) as u32;
 
 /// What command-svc needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The log and the bus.
     pub nats: config::Nats,
+    /// What policies are told.
+    pub policies: policy::Settings,
     /// Most commands in work at once; more are turned away at once.
     pub in_work: usize,
 }
 
 impl Config {
-    /// The defaults, at this bus.
-    pub const fn at(nats: config::Nats) -> Self {
+    /// Over this NATS, with the contract's figures.
+    pub fn at(nats: config::Nats) -> Self {
         Self {
             nats,
+            policies: policy::Settings::default(),
             in_work: 2_048,
         }
     }
 
-    /// `COMMANDS_IN_WORK`, and the variables of [`config::Nats::from_env`].
+    /// From the environment: `QUERY_LIFE_SECS`, `COMMANDS_IN_WORK`, and how to reach NATS.
     ///
     /// # Errors
     /// When a variable cannot be read.
     pub fn from_env() -> Result<Self, config::Error> {
+        let life: u32 = config::parsed("QUERY_LIFE_SECS", DEFAULT_QUERY_LIFE_SECS)?;
+        if life == 0 {
+            return Err(config::Error {
+                name: "QUERY_LIFE_SECS",
+                reason: "a query needs some time".to_owned(),
+            });
+        }
         let defaults = Self::at(config::Nats::from_env()?);
         Ok(Self {
+            policies: policy::Settings {
+                query_life_millis: i64::from(life) * 1000,
+            },
             in_work: config::parsed("COMMANDS_IN_WORK", defaults.in_work)?,
             ..defaults
         })
@@ -76,6 +96,12 @@ pub enum Error {
     /// The bucket of submissions could not be opened.
     #[error("the bucket of submissions cannot be opened")]
     Submissions(#[source] async_nats::jetstream::context::KeyValueError),
+    /// The bucket of parked commits could not be opened.
+    #[error("the bucket of parked commits cannot be opened")]
+    Parked(#[source] async_nats::jetstream::context::KeyValueError),
+    /// Orders about parked commits could not be taken.
+    #[error("orders about parked commits cannot be taken")]
+    Orders(#[source] async_nats::SubscribeError),
 }
 
 /// Runs until the lifecycle stops it.
@@ -97,7 +123,21 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let write = WritePath::new(store, commits);
     let passwords = passwords::Passwords::new()?;
     let handlers = handler::Handlers::new(&client, write, passwords, submissions);
-    policy_runner::start(&client, &context, &lifecycle);
+    let parked = Parking::open(&context).await.map_err(Error::Parked)?;
+    let runner = Runner::new(
+        &client,
+        &context,
+        handlers.clone(),
+        parked,
+        config.policies,
+        &lifecycle,
+    );
+    runner.start();
+    runner
+        .watch_parked(&client, &lifecycle)
+        .await
+        .map_err(Error::Orders)?;
+    timers::start(&context, &runner, config.policies, &lifecycle);
     handler::serve(&client, handlers, config.in_work, &lifecycle)
         .await
         .map_err(Error::Offer)?;

@@ -13,6 +13,8 @@ pub enum Actor {
     User(AccountId),
     /// An inference worker, by its name.
     Worker(String),
+    /// A policy: what has to follow from what has happened.
+    System,
 }
 
 /// The role part of an [`Actor`].
@@ -24,6 +26,8 @@ pub enum Role {
     User,
     /// See [`Actor::Worker`].
     Worker,
+    /// See [`Actor::System`].
+    System,
 }
 
 impl Actor {
@@ -33,6 +37,7 @@ impl Actor {
             Self::Anonymous => Role::Anonymous,
             Self::User(_) => Role::User,
             Self::Worker(_) => Role::Worker,
+            Self::System => Role::System,
         }
     }
 }
@@ -55,7 +60,7 @@ const TABLE: &[(&str, &[Role])] = &[
     ("cancel_query", &[Role::User]),
     ("start_query", &[Role::Worker]),
     ("complete_query", &[Role::Worker]),
-    ("fail_query", &[Role::Worker]),
+    ("fail_query", &[Role::Worker, Role::System]),
 ];
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod query;
 pub mod session;
 pub mod subject;
 pub mod time;
+pub mod timer;
 pub mod wire;
 
 pub use aggregate::{Aggregate, Context};

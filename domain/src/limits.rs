@@ -22,6 +22,10 @@ pub const REFRESH_TOKEN_SECS: i64 = 2_592_000;
 pub const REFRESH_REUSE_GRACE_MILLIS: u64 = 60_000;
 /// How long a REST call waits for the end of its query, in milliseconds.
 pub const QUERY_WAIT_MILLIS: u64 = 120_000;
+/// How long a query may take from being asked to its end, in milliseconds; then it is failed.
+pub const QUERY_LIFE_MILLIS: i64 = 900_000;
+/// How long the token stream of a query can be replayed, in milliseconds (contract §15).
+pub const TOKENS_LIFE_MILLIS: u64 = 86_400_000;
 /// How long a read waits for the projection to reach the caller's last write, in milliseconds.
 pub const READ_WAIT_MILLIS: u64 = 2_000;
 /// An identical query by REST within this time gets the first one back, in milliseconds.

@@ -10,12 +10,22 @@ pub const EVENTS: &str = "EVENTS";
 pub const JOBS: &str = "JOBS";
 /// What followers of a query are told, replayable for a day.
 pub const TOKENS: &str = "TOKENS";
+/// Timers, set and due: [`crate::timer`].
+pub const TIMERS: &str = "TIMERS";
 /// Everything in [`EVENTS`].
 pub const ALL_EVENTS: &str = "ev.>";
 /// Everything in [`JOBS`].
 pub const ALL_JOBS: &str = "job.>";
 /// Everything in [`TOKENS`].
 pub const ALL_TOKENS: &str = "tok.*";
+/// Everything in [`TIMERS`].
+pub const ALL_TIMERS: [&str; 2] = ["timer.set.*.*", "timer.due.*.*"];
+/// The timers that are due.
+pub const DUE_TIMERS: &str = "timer.due.>";
+/// Key-value bucket of commits whose reactions could not be carried out.
+pub const PARKED_POLICIES: &str = "parked_policies";
+/// Where an operator has a parked commit tried again or dropped.
+pub const PARKED_POLICIES_ORDERS: &str = "adm.policies.parked";
 /// Key-value bucket of revoked refresh ids and sessions.
 pub const REVOKED: &str = "blacklisted_tokens";
 /// Key-value bucket of each user's latest submissions, for duplicates and claims.

@@ -137,7 +137,7 @@ impl App {
         } = order;
         let giver = match &actor {
             Actor::User(user) => Some(*user),
-            Actor::Anonymous | Actor::Worker(_) => None,
+            Actor::Anonymous | Actor::Worker(_) | Actor::System => None,
         };
         let request = Request {
             id,

@@ -59,7 +59,9 @@ pub enum Error {
 /// How long the server remembers message ids.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How long a token stream can be replayed (contract §15).
-const REPLAY: Duration = Duration::from_secs(24 * 60 * 60);
+const REPLAY: Duration = Duration::from_millis(limits::TOKENS_LIFE_MILLIS);
+/// Most bytes of parked commits, some ten thousand of them.
+const PARKED_BYTES: i64 = 8 * 1024 * 1024;
 
 /// Makes every stream and bucket, or brings it up to date, and checks what the server made of it.
 ///
@@ -74,11 +76,7 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
         });
     }
     let context = jetstream::new(client.clone());
-    for (name, config) in [
-        (subject::EVENTS, events(nats)),
-        (subject::JOBS, jobs(nats)),
-        (subject::TOKENS, tokens(nats)),
-    ] {
+    for (name, config) in streams(nats) {
         let info = context
             .create_or_update_stream(config.clone())
             .await
@@ -89,6 +87,7 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
         (subject::REVOKED, revoked(nats)),
         (subject::SUBMISSIONS, submissions(nats)),
         (subject::SNAPSHOTS, snapshots(nats)),
+        (subject::PARKED_POLICIES, parked_policies(nats)),
     ] {
         context
             .create_or_update_key_value(config)
@@ -96,6 +95,16 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
             .map_err(|source| Error::Bucket { name, source })?;
     }
     Ok(context)
+}
+
+/// The streams by their names, as the system needs them.
+pub fn streams(nats: &config::Nats) -> [(&'static str, Config); 4] {
+    [
+        (subject::EVENTS, events(nats)),
+        (subject::JOBS, jobs(nats)),
+        (subject::TOKENS, tokens(nats)),
+        (subject::TIMERS, timers(nats)),
+    ]
 }
 
 /// The log. Nothing leaves it, nothing is refused silently.
@@ -158,6 +167,40 @@ fn tokens(nats: &config::Nats) -> Config {
     }
 }
 
+/// Timers, set and due. A due one is gone once what it calls for is done; the others wait for their
+/// time. The server refuses `discard: new` beside schedules; nothing is discarded without a limit.
+fn timers(nats: &config::Nats) -> Config {
+    Config {
+        name: subject::TIMERS.into(),
+        description: Some("What should be done at a time".into()),
+        subjects: subject::ALL_TIMERS.map(Into::into).to_vec(),
+        retention: RetentionPolicy::WorkQueue,
+        storage: StorageType::File,
+        num_replicas: nats.replicas,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        allow_message_schedules: true,
+        // The server turns it on itself beside schedules.
+        allow_rollup: true,
+        allow_message_ttl: true,
+        ..Config::default()
+    }
+}
+
+/// Commits whose reactions cannot be carried out. While it is full, further ones wait in the log.
+fn parked_policies(nats: &config::Nats) -> kv::Config {
+    kv::Config {
+        bucket: subject::PARKED_POLICIES.into(),
+        description: "Commits whose reactions cannot be carried out".into(),
+        history: 1,
+        max_bytes: PARKED_BYTES,
+        limit_markers: Some(Duration::from_secs(60)),
+        storage: StorageType::File,
+        num_replicas: nats.replicas,
+        ..kv::Config::default()
+    }
+}
+
 fn revoked(nats: &config::Nats) -> kv::Config {
     kv::Config {
         bucket: subject::REVOKED.into(),
@@ -194,15 +237,23 @@ fn snapshots(nats: &config::Nats) -> kv::Config {
     }
 }
 
-/// Compares what the server made with what was asked for, as far as promises rest on it.
+/// Compares what the server made with what was asked for.
 fn check(name: &'static str, wanted: &Config, made: &Config) -> Result<(), Error> {
+    match promises(wanted, made).into_iter().find(|(_, kept)| !kept) {
+        Some((setting, _)) => Err(Error::Weaker { name, setting }),
+        None => Ok(()),
+    }
+}
+
+/// The settings of a stream that promises rest on, and whether the stream that was made keeps them.
+pub fn promises(wanted: &Config, made: &Config) -> Vec<(&'static str, bool)> {
     // A limit of the other side of zero means none.
     let unlimited = |limit: i64| limit <= 0;
     let kept = |wanted: i64, made: i64| unlimited(made) || (!unlimited(wanted) && made >= wanted);
     let as_long =
         made.max_age.is_zero() || (!wanted.max_age.is_zero() && made.max_age >= wanted.max_age);
     let relaxed = |config: &Config| config.persist_mode == Some(PersistenceMode::Async);
-    let settings = [
+    vec![
         ("replicas", made.num_replicas >= wanted.num_replicas),
         ("storage", made.storage == wanted.storage),
         ("retention", made.retention == wanted.retention),
@@ -227,14 +278,14 @@ fn check(name: &'static str, wanted: &Config, made: &Config) -> Result<(), Error
             "allow_atomic",
             made.allow_atomic_publish || !wanted.allow_atomic_publish,
         ),
+        (
+            "allow_msg_schedules",
+            made.allow_message_schedules == wanted.allow_message_schedules,
+        ),
         ("republish", made.republish == wanted.republish),
         // Writes may be relaxed only where they were asked to be.
         ("persist_mode", relaxed(wanted) || !relaxed(made)),
-    ];
-    match settings.into_iter().find(|(_, holds)| !holds) {
-        Some((setting, _)) => Err(Error::Weaker { name, setting }),
-        None => Ok(()),
-    }
+    ]
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct Options {
     pub fast_pings: bool,
     /// Most commands that command-svc works on at once, where services run in this process.
     pub commands_in_work: Option<usize>,
+    /// The life of queries in seconds, where it is not the contract's.
+    pub query_life_secs: Option<u32>,
 }
 
 /// Servers and services of one test. Everything goes when it is dropped.
@@ -85,6 +87,9 @@ impl World {
         env.push(("DEVELOPMENT".into(), "true".into()));
         env.push(("WORKER_CACHE_DIR".into(), cache().display().to_string()));
         env.push(("WORKER_MAX_NEW_TOKENS".into(), "160".into()));
+        if let Some(secs) = options.query_life_secs {
+            env.push(("QUERY_LIFE_SECS".into(), secs.to_string()));
+        }
         if options.slow_model {
             env.push(("MODEL_DIR".into(), slow_model().display().to_string()));
         }
@@ -126,8 +131,7 @@ impl World {
         worker.cache_dir = cache();
         worker.model_dir = options.slow_model.then(slow_model);
         worker.max_new_tokens = 160;
-        let mut commands = command_svc::Config::at(nats.clone());
-        commands.in_work = options.commands_in_work.unwrap_or(commands.in_work);
+        let commands = commands(&nats, options);
         let projections = projection_svc::Config::at(nats, postgres);
         let life = &self.lifecycle;
         let each = life.clone();
@@ -272,6 +276,15 @@ impl World {
             .await
             .expect("a connection")
     }
+}
+
+fn commands(nats: &config::Nats, options: Options) -> command_svc::Config {
+    let mut commands = command_svc::Config::at(nats.clone());
+    if let Some(secs) = options.query_life_secs {
+        commands.policies.query_life_millis = i64::from(secs) * 1000;
+    }
+    commands.in_work = options.commands_in_work.unwrap_or(commands.in_work);
+    commands
 }
 
 fn free_address() -> SocketAddr {

@@ -1,21 +1,41 @@
-//! What follows from an event: pure functions from an event to reactions, which a runner carries
-//! out at least once. Every reaction is therefore safe to repeat.
+//! What follows from an event, or from a timer that is due: pure functions to reactions, which a
+//! runner carries out at least once and, between two of its instances, in any order. Every reaction
+//! is therefore safe to repeat, and safe to come late.
 //!
 //! One policy per file; to add one, write its `react` and list it in [`react_to_query`] or
-//! [`react_to_session`].
+//! [`react_to_session`]. A policy that gives a command derives the command's id from what causes it
+//! and from its own name, so that a repeat is known as one.
 
 mod close_stream;
 mod enqueue_job;
 mod open_stream;
+mod query_timeout;
 mod revoke_tokens;
 
 use crate::{
     Timestamp,
-    id::{AccountId, QueryId},
-    query, session,
-    subject::Priority,
-    wire::{job::Job, token::Terminal},
+    commit::{self, Undecodable},
+    id::{AccountId, CommandId, QueryId},
+    limits, query, session,
+    subject::{Aggregate, Kind, Priority},
+    timer::Timer,
+    wire::{command::Body, job::Job, token::Terminal},
 };
+
+/// What policies are told of how this system is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a query may take, from being asked to its end, in milliseconds.
+    pub query_life_millis: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            query_life_millis: limits::QUERY_LIFE_MILLIS,
+        }
+    }
+}
 
 /// Something that should happen outside the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,14 +74,91 @@ pub enum Reaction {
         /// How long tokens that name it could live, in seconds.
         ttl_secs: i64,
     },
+    /// Have something done at a time, in place of an earlier time of the same timer.
+    SetTimer {
+        /// What.
+        timer: Timer,
+        /// When; at once if that is past.
+        at: Timestamp,
+    },
+    /// Have it not done any more. A timer that is due already fires nevertheless.
+    ClearTimer {
+        /// What.
+        timer: Timer,
+    },
+    /// Give a command in the system's own name.
+    Command {
+        /// Derived from the cause and the policy's name.
+        id: CommandId,
+        /// The event or the timer that it follows from.
+        cause: String,
+        /// The command.
+        body: Box<Body>,
+    },
+}
+
+impl Reaction {
+    /// The names of all kinds of reactions.
+    pub const NAMES: [&'static str; 7] = [
+        "open_stream",
+        "enqueue_job",
+        "close_stream",
+        "revoke",
+        "set_timer",
+        "clear_timer",
+        "command",
+    ];
+
+    /// The name of its kind.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::OpenStream { .. } => "open_stream",
+            Self::EnqueueJob { .. } => "enqueue_job",
+            Self::CloseStream { .. } => "close_stream",
+            Self::Revoke { .. } => "revoke",
+            Self::SetTimer { .. } => "set_timer",
+            Self::ClearTimer { .. } => "clear_timer",
+            Self::Command { .. } => "command",
+        }
+    }
+}
+
+/// What follows from a commit, found under this subject in the log.
+///
+/// # Errors
+/// When this version of the program cannot read it: nobody can tell then what should follow.
+pub fn react(
+    subject: &str,
+    payload: &[u8],
+    settings: &Settings,
+) -> Result<Vec<Reaction>, Undecodable> {
+    let Some(aggregate) = Aggregate::parse(subject) else {
+        return Err(Undecodable {
+            subject: subject.to_owned(),
+            source: serde::de::Error::custom("no kind of aggregate that is known here"),
+        });
+    };
+    match aggregate.kind {
+        Kind::Query => commit::decode(subject, payload).map(|events: Vec<query::Event>| {
+            events
+                .iter()
+                .flat_map(|event| react_to_query(event, settings))
+                .collect()
+        }),
+        Kind::Session => commit::decode(subject, payload)
+            .map(|events: Vec<session::Event>| events.iter().flat_map(react_to_session).collect()),
+        // Nothing follows from their events.
+        Kind::Account | Kind::Email => Ok(vec![]),
+    }
 }
 
 /// What follows from an event of a query.
-pub fn react_to_query(event: &query::Event) -> Vec<Reaction> {
+pub fn react_to_query(event: &query::Event, settings: &Settings) -> Vec<Reaction> {
     [
         open_stream::react(event),
         enqueue_job::react(event),
         close_stream::react(event),
+        query_timeout::react(event, settings),
     ]
     .into_iter()
     .flatten()
@@ -71,4 +168,48 @@ pub fn react_to_query(event: &query::Event) -> Vec<Reaction> {
 /// What follows from an event of a session.
 pub fn react_to_session(event: &session::Event) -> Vec<Reaction> {
     revoke_tokens::react(event)
+}
+
+/// What follows from a timer that is due.
+pub fn react_to_timer(timer: Timer, settings: &Settings) -> Vec<Reaction> {
+    match timer {
+        Timer::QueryLife(query) => vec![query_timeout::due(query, settings)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Actor;
+    use uuid::Uuid;
+
+    fn subject(kind: Kind) -> String {
+        Aggregate::new(kind, Uuid::from_u128(1)).subject()
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_never_passed_over() {
+        let settings = Settings::default();
+        for subject in [
+            subject(Kind::Query),
+            subject(Kind::Session),
+            "ev.00.garden.7".into(),
+        ] {
+            let error = react(&subject, br#"[{"type":"query.dreamt.v9"}]"#, &settings).unwrap_err();
+            assert!(error.to_string().contains(&subject), "{error}");
+        }
+        // Whatever they say, nothing follows from it.
+        assert_eq!(react(&subject(Kind::Email), b"?", &settings).unwrap(), []);
+    }
+
+    #[test]
+    fn commands_of_policies_may_be_given_by_the_system() {
+        let timer = Timer::QueryLife(QueryId::new(Uuid::from_u128(1)));
+        for reaction in react_to_timer(timer, &Settings::default()) {
+            let Reaction::Command { body, .. } = reaction else {
+                panic!("{reaction:?}")
+            };
+            assert!(crate::authority::roles(body.name()).contains(&Actor::System.role()));
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! One question and its answer.
 //!
 //! Invariants: it is submitted once and ends exactly once (completed, failed or cancelled); only
-//! its owner cancels it, only a worker starts and ends it. The tokens of the answer are not part
+//! its owner cancels it, only a worker starts it, and a worker
+//! or a policy ends it. The tokens of the answer are not part
 //! of its history (see [`crate::wire::token`]); the completing event holds the whole text.
 
 mod command;

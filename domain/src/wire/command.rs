@@ -37,7 +37,7 @@ pub struct Request {
 }
 
 /// The commands.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Body {
     /// Make an account and sign in.

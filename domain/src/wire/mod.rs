@@ -5,6 +5,7 @@ pub mod command;
 pub mod consistency;
 pub mod error;
 pub mod job;
+pub mod parked;
 pub mod rest;
 pub mod socket;
 pub mod token;

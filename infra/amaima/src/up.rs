@@ -145,6 +145,8 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
         url: Secret::new(&endpoints.database_url),
         ..config::Postgres::from_env()?
     };
+    let mut commands = command_svc::Config::from_env()?;
+    commands.nats = nats.clone();
     let mut worker = inference_worker::Config::from_env()?;
     worker.nats = nats.clone();
     worker.cache_dir = config::parsed("WORKER_CACHE_DIR", stack.data_dir().join("models"))?;
@@ -157,10 +159,7 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
     gateway.http_addr = address(options.host, options.http_port, HTTP_PORT)?;
     gateway.metrics_addr = address(options.host, options.metrics_port, METRICS_PORT)?;
     Ok(Configs {
-        commands: command_svc::Config {
-            nats: nats.clone(),
-            ..command_svc::Config::from_env()?
-        },
+        commands,
         projections: projection_svc::Config {
             nats,
             postgres,

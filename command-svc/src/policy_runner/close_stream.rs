@@ -1,0 +1,191 @@
+//! Writing the last message of a query's token stream, after everything that belongs before it.
+//!
+//! The server stores chunks without waiting for its disk, so its crash can lose the latest ones
+//! after clients saw them. Their worker brings them back; if it is gone as well, the rest of the
+//! text is filled in here under the same numbers. The first message, which says whose the stream
+//! is, may be missing too, when another instance has the commit that calls for it: it is then
+//! written here, out of the log, and what the other one writes is refused as a conflict.
+
+use super::{Problem, open_stream};
+use async_nats::Client;
+use domain::{
+    Aggregate, Timestamp, commit,
+    id::QueryId,
+    policy::{Reaction, Settings, react_to_query},
+    query::{Event, Query},
+    subject,
+    wire::token::{self, Body, Terminal},
+};
+use infra::{append, direct_get, retry::Backoff, tokens::Tokens};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::warn;
+
+/// How long a worker may take to bring back chunks that a crash of the server lost.
+const REPAIR: Duration = Duration::from_secs(5);
+
+pub(super) async fn close_stream(
+    client: &Client,
+    tokens: &Tokens,
+    query: QueryId,
+    terminal: &Terminal,
+    at: Timestamp,
+    log_seq: u64,
+) -> Result<(), Problem> {
+    // Whoever works on it can stop: nothing that it says now would be stored.
+    client
+        .publish(subject::cancel(query), "".into())
+        .await
+        .map_err(Problem::later)?;
+    let give_up = Instant::now() + REPAIR;
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+    loop {
+        let history = tokens.history(query).await?;
+        let Some(last) = history.messages.last() else {
+            open_from_log(client, tokens, query).await?;
+            backoff.wait().await;
+            continue;
+        };
+        if last.is_terminal() {
+            return Ok(());
+        }
+        let seq = last.seq;
+        let next = match missing(terminal, seq) {
+            true if Instant::now() < give_up => {
+                backoff.wait().await;
+                continue;
+            }
+            true => {
+                warn!(query.id = %query, seq, "filling in chunks that were lost");
+                filler(&history.messages, terminal, seq + 1, at)
+            }
+            false => token::Message {
+                seq: seq + 1,
+                at,
+                body: Body::Terminal(terminal.clone()),
+                log_seq: Some(log_seq),
+            },
+        };
+        match tokens.append(query, history.last, &next).await {
+            Ok(_) | Err(append::Error::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Does what the query's first commit calls for.
+async fn open_from_log(client: &Client, tokens: &Tokens, query: QueryId) -> Result<(), Problem> {
+    let subject = Query::named(query.uuid()).subject();
+    let commits = direct_get::subject(client, subject::EVENTS, &subject, 1)
+        .await
+        .map_err(Problem::later)?;
+    for stored in commits {
+        let events: Vec<Event> =
+            commit::decode(&subject, &stored.payload).map_err(Problem::never)?;
+        let reactions = events
+            .iter()
+            .flat_map(|event| react_to_query(event, &Settings::default()));
+        for reaction in reactions {
+            if let Reaction::OpenStream { query, owner, at } = reaction {
+                return open_stream(tokens, query, owner, at).await;
+            }
+        }
+    }
+    Err(Problem::Never(format!(
+        "{subject} does not begin with a submission"
+    )))
+}
+
+/// Whether chunks that the answer was streamed in are not in the stream: `queued` is message 1.
+fn missing(terminal: &Terminal, last_seq: u32) -> bool {
+    match terminal {
+        Terminal::Completed { answer } => last_seq < answer.chunks + 1,
+        Terminal::Failed { .. } | Terminal::Cancelled => false,
+    }
+}
+
+/// The rest of the text for the first missing number, empty chunks for the others.
+fn filler(
+    messages: &[token::Message],
+    terminal: &Terminal,
+    seq: u32,
+    at: Timestamp,
+) -> token::Message {
+    let told: String = messages
+        .iter()
+        .filter_map(|message| match &message.body {
+            Body::Chunk(chunk) => Some(chunk.text.as_str()),
+            Body::Queued { .. } | Body::Terminal(_) => None,
+        })
+        .collect();
+    let text = match terminal {
+        Terminal::Completed { answer } => answer.response_text.strip_prefix(&told).unwrap_or(""),
+        Terminal::Failed { .. } | Terminal::Cancelled => "",
+    };
+    let chunk = token::Chunk {
+        text: text.to_owned(),
+        ids: vec![],
+        logprob: 0.0,
+        compute_ms: 0,
+    };
+    token::Message {
+        seq,
+        at,
+        body: Body::Chunk(chunk),
+        log_seq: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::query;
+
+    fn completed(text: &str, chunks: u32) -> Terminal {
+        Terminal::Completed {
+            answer: query::Answer {
+                response_text: text.into(),
+                model_used: "m".into(),
+                confidence: None,
+                latency_ms: 1,
+                finish_reason: "stop".into(),
+                usage: query::Usage::default(),
+                chunks,
+            },
+        }
+    }
+
+    fn chunk(seq: u32, text: &str) -> token::Message {
+        let chunk = token::Chunk {
+            text: text.into(),
+            ids: vec![],
+            logprob: 0.0,
+            compute_ms: 0,
+        };
+        token::Message {
+            seq,
+            at: Timestamp::from_millis(0),
+            body: Body::Chunk(chunk),
+            log_seq: None,
+        }
+    }
+
+    #[test]
+    fn lost_chunks_are_filled_in_under_their_numbers() {
+        let terminal = completed("one two three", 3);
+        let mut stream = vec![chunk(2, "one ")];
+        while missing(&terminal, stream.last().unwrap().seq) {
+            let seq = stream.last().unwrap().seq + 1;
+            stream.push(filler(&stream, &terminal, seq, Timestamp::from_millis(0)));
+        }
+        let texts: Vec<_> = stream
+            .iter()
+            .map(|message| match &message.body {
+                Body::Chunk(chunk) => (message.seq, chunk.text.as_str()),
+                Body::Queued { .. } | Body::Terminal(_) => panic!("only chunks"),
+            })
+            .collect();
+        assert_eq!(texts, [(2, "one "), (3, "two three"), (4, "")]);
+        assert!(!missing(&Terminal::Cancelled, 0));
+    }
+}
