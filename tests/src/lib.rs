@@ -5,6 +5,7 @@
 //! processes of their own ([`service`]) where a test kills them. [`history`] records what clients
 //! are told during such a run and checks it against the log and the read models.
 
+pub mod admin;
 pub mod browser;
 pub mod client;
 pub mod commits;

@@ -6,6 +6,7 @@
 )]
 
 mod accounts;
+mod admin;
 mod analysts;
 mod architecture;
 mod consistency;
@@ -19,11 +20,13 @@ mod history;
 mod idempotency;
 mod loading;
 mod overload;
+mod policies;
 mod projections;
 mod promises;
 mod queries;
 mod server;
 mod sockets;
+mod timers;
 mod write_path;
 
 /// Not a test: services that run as processes of their own are this binary, started again.

@@ -1,6 +1,7 @@
 //! Amaima on one machine. [`stack`] brings up nats-server, PostgreSQL and an S3 endpoint in private
 //! directories; `amaima up`, the system tests and the benches stand on it. [`ask`] is a client in
-//! the terminal.
+//! the terminal, [`admin`] looks into a system that runs.
 
+pub mod admin;
 pub mod ask;
 pub mod stack;

@@ -5,9 +5,10 @@ mod question;
 mod service;
 mod up;
 
+use amaima::admin;
 use clap::{Parser, Subcommand};
 use service::Service;
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 #[derive(Parser)]
 #[command(
@@ -35,20 +36,27 @@ enum Command {
     Down(down::Options),
     /// Ask a question and print the answer as it streams.
     Ask(question::Options),
+    /// Look into a system that runs, and mend it.
+    Admin(admin::Options),
     /// Run one service, configured by the environment.
     #[command(flatten)]
     Service(Service),
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     match cli.command {
-        Command::Up(options) => up::up(&cli.data_dir, options).await,
-        Command::Down(options) => down::down(&cli.data_dir, &options).await,
-        Command::Ask(options) => question::ask(&cli.data_dir, options).await,
-        Command::Service(service) => service.run_alone().await,
+        Command::Up(options) => up::up(&cli.data_dir, options).await?,
+        Command::Down(options) => down::down(&cli.data_dir, &options).await?,
+        Command::Ask(options) => question::ask(&cli.data_dir, options).await?,
+        Command::Admin(options) => {
+            let exit = admin::run(&cli.data_dir, options, &mut std::io::stdout()).await;
+            return Ok(exit.into());
+        }
+        Command::Service(service) => service.run_alone().await?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a line for the person at the terminal. Nobody may be listening any more.

@@ -159,6 +159,17 @@ pub fn holder(data_dir: &Path) -> Result<Option<Holder>, Error> {
     }
 }
 
+/// Where the NATS of the stack is that runs on this directory, if one does and it is its own.
+///
+/// # Errors
+/// When the lock file or the state cannot be read.
+pub fn running_nats(data_dir: &Path) -> Result<Option<String>, Error> {
+    if holder(data_dir)?.is_none() {
+        return Ok(None);
+    }
+    Ok(read_state(data_dir)?.nats_port.map(super::nats::url))
+}
+
 /// Deletes everything that stacks left in this directory and elsewhere on its behalf, waiting for
 /// a stack that is about to stop.
 ///

@@ -37,7 +37,7 @@ mod unprivileged;
 mod wait;
 
 pub use cluster::{Cluster, cluster, cluster_with};
-pub use data_dir::{Holder, holder, wipe};
+pub use data_dir::{Holder, holder, running_nats, wipe};
 pub use endpoints::{Endpoints, Existing};
 pub use error::{Error, ServerKind};
 pub use process::Process;

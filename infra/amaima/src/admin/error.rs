@@ -1,0 +1,53 @@
+use std::path::PathBuf;
+
+/// The question was not answered; says what is missing and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither a URL nor a running stack.
+    #[error(
+        "nothing runs on {data_dir}: start it with `amaima up`, or name the bus with --nats-url or NATS_URL"
+    )]
+    NothingRuns {
+        /// The data directory that was looked at.
+        data_dir: PathBuf,
+    },
+    /// The data directory cannot be read.
+    #[error(transparent)]
+    Stack(#[from] crate::stack::Error),
+    /// A setting cannot be read.
+    #[error(transparent)]
+    Config(#[from] infra::config::Error),
+    /// Nobody answers.
+    #[error("no NATS answers at {address}: is nats-server up, and is that the right URL?")]
+    Unreachable {
+        /// Where, without user and password.
+        address: String,
+        /// What came instead.
+        source: infra::nats::Error,
+    },
+    /// A request to the servers or to a service failed.
+    #[error("{what} cannot be had just now")]
+    Failed {
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        source: async_nats::Error,
+    },
+    /// There is no such thing.
+    #[error("{0}")]
+    Unknown(String),
+    /// What was found is not what this version of the program can read.
+    #[error(transparent)]
+    Undecodable(#[from] domain::commit::Undecodable),
+}
+
+impl Error {
+    /// For `map_err`: what was asked for and did not come.
+    pub fn failed<E: Into<async_nats::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |source| Self::Failed {
+            what,
+            source: source.into(),
+        }
+    }
+}

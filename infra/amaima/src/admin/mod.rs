@@ -1,0 +1,79 @@
+//! `amaima admin`: looking into a system that runs, and mending it.
+//!
+//! One file per subject. Each makes a report that can be written twice: as a table for people
+//! ([`std::fmt::Display`]) and as one JSON document for scripts ([`serde::Serialize`], whose keys
+//! are stable). To add a subject: its file with `Options` and `run`, its variant in [`Subject`] and
+//! its line in [`run`].
+
+mod aggregate;
+mod connection;
+mod error;
+mod output;
+mod policies;
+mod progress;
+mod streams;
+mod table;
+
+pub use connection::Connection;
+pub use error::Error;
+pub use output::{Exit, Output};
+pub use progress::Progress;
+pub use table::Table;
+
+use clap::{Args, Subcommand};
+use std::{io::Write, path::Path};
+
+/// Said by the help of every subject.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all is well
+  1  degraded, or something was found that somebody should look at
+  2  ill, unreachable or unknown, and usage errors";
+
+/// What is looked at, and where.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Options {
+    /// The bus, as `nats://host:port`; without it the running `amaima up` of the data directory
+    #[arg(long, env = "NATS_URL", hide_env_values = true, global = true)]
+    nats_url: Option<String>,
+    /// One JSON document instead of tables; errors as `{"error": …}`
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// The streams, their consumers, and whether their settings keep what we promise
+    #[command(after_help = EXIT_CODES)]
+    Streams,
+    /// One aggregate: its history, its state, what changed between two of its states
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Aggregate(aggregate::Options),
+    /// How far the policies are, what they have set aside, what they would do
+    #[command(after_help = EXIT_CODES)]
+    Policies(policies::Options),
+}
+
+/// Does what was asked for, and tells how it is with the system. What was found out goes to `out`,
+/// progress and errors to standard error.
+pub async fn run(data_dir: &Path, options: Options, out: &mut (dyn Write + Send)) -> Exit {
+    let mut output = Output::new(out, options.json);
+    let asked = async {
+        let connection = Connection::open(data_dir, options.nats_url.as_deref()).await?;
+        match options.subject {
+            Subject::Streams => streams::run(&connection, &mut output).await,
+            Subject::Aggregate(options) => aggregate::run(&connection, options, &mut output).await,
+            Subject::Policies(options) => policies::run(&connection, options, &mut output).await,
+        }
+    };
+    match asked.await {
+        Ok(exit) => exit,
+        Err(error) => {
+            output.failed(&error);
+            Exit::Ill
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `amaima admin` against a world.
+
+use crate::world::World;
+use amaima::admin::{self, Exit};
+use clap::Parser;
+use serde_json::Value;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    options: admin::Options,
+}
+
+/// Runs `amaima admin <args>` against the world's bus; the exit code and what was printed.
+///
+/// # Panics
+/// When the arguments are not understood.
+pub async fn text(world: &World, args: &[&str]) -> (Exit, String) {
+    let url = &world.stack.endpoints().nats_url;
+    let before = ["admin", "--nats-url", url];
+    let cli = Cli::try_parse_from(before.iter().chain(args)).unwrap_or_else(|error| {
+        panic!("{error}");
+    });
+    let mut out = Vec::new();
+    let exit = admin::run(world.stack.data_dir(), cli.options, &mut out).await;
+    (exit, String::from_utf8(out).expect("text"))
+}
+
+/// The same with `--json`.
+///
+/// # Panics
+/// When what was printed is not one JSON document.
+pub async fn json(world: &World, args: &[&str]) -> (Exit, Value) {
+    let (exit, out) = text(world, &[args, &["--json"]].concat()).await;
+    let document = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"));
+    (exit, document)
+}
