@@ -11,6 +11,7 @@ mod error;
 mod output;
 mod policies;
 mod progress;
+mod projections;
 mod streams;
 mod table;
 
@@ -55,6 +56,9 @@ enum Subject {
     /// How far the policies are, what they have set aside, what they would do
     #[command(after_help = EXIT_CODES)]
     Policies(policies::Options),
+    /// The projections: how far they are, building them anew, what they have set aside
+    #[command(after_help = EXIT_CODES)]
+    Projections(projections::Options),
 }
 
 /// Does what was asked for, and tells how it is with the system. What was found out goes to `out`,
@@ -67,6 +71,9 @@ pub async fn run(data_dir: &Path, options: Options, out: &mut (dyn Write + Send)
             Subject::Streams => streams::run(&connection, &mut output).await,
             Subject::Aggregate(options) => aggregate::run(&connection, options, &mut output).await,
             Subject::Policies(options) => policies::run(&connection, options, &mut output).await,
+            Subject::Projections(options) => {
+                projections::run(&connection, options, &mut output).await
+            }
         }
     };
     match asked.await {
