@@ -73,8 +73,9 @@ impl Client {
             if self.person.queries.len() >= QUESTIONS {
                 self.become_somebody().await;
             }
-            match self.random.below(12) {
+            match self.random.below(13) {
                 0..=2 if self.may_ask() => self.ask().await,
+                12 => self.ask_otherwise().await,
                 3 => self.ask_again().await,
                 4 => self.cancel().await,
                 5 => self.refresh().await,
@@ -182,6 +183,25 @@ impl Client {
         if let Some(operation) = self.random.pick(&asked).cloned() {
             self.submit(operation).await;
         }
+    }
+
+    /// Another question under a key that has been used: refused, unless the first never arrived.
+    async fn ask_otherwise(&mut self) {
+        let key = |each: &Operation| match each {
+            Operation::Submit {
+                handle: Handle::Key(key),
+                ..
+            } => Some(key.clone()),
+            _ => None,
+        };
+        let keys: Vec<String> = self.person.questions.iter().filter_map(key).collect();
+        let Some(key) = self.random.pick(&keys).cloned() else {
+            return;
+        };
+        self.questions += 1;
+        let text = format!("What else? ({}.{})", self.index, self.questions);
+        let handle = Handle::Key(key);
+        self.submit(Operation::Submit { text, handle }).await;
     }
 
     async fn submit(&mut self, operation: Operation) {

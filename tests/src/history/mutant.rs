@@ -13,6 +13,7 @@ use domain::{
     id::QueryId,
     query::{Event, Status},
 };
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// A defect.
@@ -299,24 +300,19 @@ fn read_again(history: &mut History, at: usize, change: impl Fn(&mut ShownQuery)
 
 /// Adds a read behind an accepted question that was sent with its token and shows nothing.
 fn read_stale(history: &mut History, random: &mut Random) -> Option<()> {
-    let calls = history.calls.iter().enumerate();
-    let written: Vec<(usize, Uuid, u64)> = calls
-        .filter_map(|(at, call)| match &call.outcome {
+    let mut seen = HashSet::new();
+    let mut written = Vec::new();
+    for (at, call) in history.calls.iter().enumerate() {
+        match &call.outcome {
+            Outcome::Shown(shown) => seen.extend(shown.queries.iter().map(|each| each.query)),
             Outcome::Accepted {
                 effect: Effect::Query { query, .. },
                 token: Some(token),
-            } => Some((at, *query, *token)),
-            _ => None,
-        })
-        .collect();
-    let (at, query, token) = *random.pick(&written)?;
-    let seen_before = history.calls[..at].iter().any(|call| match &call.outcome {
-        Outcome::Shown(shown) => shown.queries.iter().any(|each| each.query == query),
-        _ => false,
-    });
-    if seen_before {
-        return None;
+            } if !seen.contains(query) => written.push((at, *query, *token)),
+            _ => {}
+        }
     }
+    let (at, query, token) = *random.pick(&written)?;
     let mut read = history.calls[at].clone();
     read.operation = Operation::ReadQuery {
         query,
