@@ -80,6 +80,7 @@ async fn main() -> anyhow::Result<()> {
 
 const NOTES: &str = "\
 Rates: more is better; milliseconds: less is better. Medians over the rounds.
+A conflict is a decision that had to be taken again; ours are settled inside the service.
 cqrs-es updates its view before a command returns; the others project beside the commands.
 Ours also passes each command over the bus, authorises it, recognises repeats, and has policies
 write the query's token stream and job; the peers do nothing of that.";

@@ -47,7 +47,13 @@ impl Ours {
     /// # Errors
     /// When a server does not answer.
     pub async fn start(stack: &Stack, database: &str, another: &str) -> anyhow::Result<Self> {
-        let nats = config::Nats::at(&stack.endpoints().nats_url);
+        let endpoints = stack.endpoints();
+        let nats = config::Nats {
+            // command-svc asks the server whether it syncs every write, and does not start otherwise.
+            sync: endpoints.nats_sync,
+            system_url: endpoints.nats_system_url.clone(),
+            ..config::Nats::at(&endpoints.nats_url)
+        };
         let client = infra::nats::connect(&nats, "peers").await?;
         let services = Lifecycle::new();
         let (config, life) = (command_svc::Config { nats: nats.clone() }, services.clone());
@@ -93,8 +99,9 @@ impl Contestant for Ours {
             traceparent: None,
             deadline: clock::now().plus_millis(DEADLINE_MILLIS),
             body,
+            fingerprint: None,
         };
-        match self.commands.send(&request).await {
+        match self.commands.insist(&request).await {
             Reply::Accepted { .. } => Ok(0),
             other => anyhow::bail!("not accepted: {other:?}"),
         }

@@ -5,6 +5,11 @@
 //! The listener has a pool of its own, as it may run in a process of its own: it would wait behind
 //! the commands in theirs. A decision that met a concurrent one is taken again, after a moment that
 //! grows; the store reports these as its own error or as PostgreSQL's, depending on the statement.
+//!
+//! Version 4 reads events only up to the oldest write that is still under way, whoever writes. So a
+//! decision may be taken from a state without the command that the same caller has just been told
+//! is accepted, and refused by a rule that holds no longer. Nothing wrong can be stored by that, but
+//! a refusal has to be treated like a conflict here: no order of this work breaks a rule.
 
 mod decisions;
 mod projection;
@@ -22,8 +27,14 @@ use disintegrate_postgres::{
 };
 use infra::{lifecycle::Lifecycle, retry::Backoff};
 use projection::{NAME, Projection, TABLE};
-use sqlx::PgPool;
-use std::time::{Duration, Instant};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 /// How often a decision is taken again.
 const ATTEMPTS: u64 = 1_000;
@@ -54,7 +65,8 @@ impl WithDisintegrate {
         let pool = database::pool(url, connections).await?;
         let listener_pool = database::pool(url, LISTENER_CONNECTIONS).await?;
         database::execute(&pool, TABLE).await?;
-        let store = Store::try_new(pool.clone(), Json::default()).await?;
+        make_tables(url).await?;
+        let store = Store::new_uninitialized(pool.clone(), Json::default());
         Ok(Self {
             decisions: decision_maker(store, NoSnapshot),
             listener: listen(&listener_pool),
@@ -62,6 +74,26 @@ impl WithDisintegrate {
             listener_pool,
         })
     }
+}
+
+/// Has the store make its tables and functions. One of them, in version 4.0.1, has a hexadecimal
+/// literal, which PostgreSQL before 16 cannot read; there it is written in decimal and otherwise
+/// left as it is.
+async fn make_tables(url: &str) -> anyhow::Result<()> {
+    let options = PgConnectOptions::from_str(url)?.options([("check_function_bodies", "off")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await?;
+    Store::try_new(pool.clone(), Json::default()).await?;
+    let made: String =
+        sqlx::query_scalar("SELECT pg_get_functiondef('event_store_begin_epoch'::regproc)")
+            .fetch_one(&pool)
+            .await?;
+    let readable = made.replace("0xFFFFFFFF", "4294967295");
+    database::execute(&pool, &readable).await?;
+    pool.close().await;
+    Ok(())
 }
 
 /// Starts the listener; it ends with the life that is returned.
@@ -153,11 +185,12 @@ impl Contestant for WithDisintegrate {
     }
 }
 
+/// Whether the decision may come out otherwise when it is taken again.
 fn is_conflict(error: &disintegrate::DecisionError<Refused>) -> bool {
     use disintegrate::DecisionError::{Domain, EventStore, StateStore};
     let cause = match error {
         EventStore(cause) | StateStore(cause) => cause,
-        Domain(_) => return false,
+        Domain(_) => return true,
     };
     match cause.downcast_ref::<disintegrate_postgres::Error>() {
         Some(disintegrate_postgres::Error::Concurrency) => true,
