@@ -56,7 +56,7 @@ impl Ours {
         };
         let client = infra::nats::connect(&nats, "peers").await?;
         let services = Lifecycle::new();
-        let (config, life) = (command_svc::Config { nats: nats.clone() }, services.clone());
+        let (config, life) = (command_svc::Config::at(nats.clone()), services.clone());
         services.spawn("command-svc", async move {
             if let Err(error) = command_svc::run(config, life).await {
                 crate::say(&format!("command-svc: {}", telemetry::chain(&error)));
@@ -76,10 +76,7 @@ impl Ours {
 
 /// Starts projection-svc on this database.
 fn project(nats: &config::Nats, database: &str, services: &Lifecycle) {
-    let config = projection_svc::Config {
-        nats: nats.clone(),
-        postgres: config::Postgres::at(database),
-    };
+    let config = projection_svc::Config::at(nats.clone(), config::Postgres::at(database));
     let life = services.clone();
     services.spawn("projection-svc", async move {
         if let Err(error) = projection_svc::run(config, life).await {
