@@ -83,7 +83,8 @@ impl Live {
                 generation::create(owner.control(), Slot::Live, self.lanes, false)
                     .await
                     .map_err(owner::Error::Database)?;
-                return Ok(owner.release().await);
+                owner.release().await;
+                return Ok(());
             }
         };
         if live.version != VERSION {

@@ -119,7 +119,7 @@ async fn timers_at_the_server() {
     }
     seen.sort_unstable_by_key(Timer::due_subject);
     assert_eq!(seen, [1, 2, 4, 5, 6].map(timer), "each once");
-    assert_eq!(subjects(&stream).await, [String::new(); 0]);
+    assert!(subjects(&stream).await.is_empty());
 }
 
 /// The types of a query's events, in order.
