@@ -2,9 +2,10 @@
 //! headers and payload, for relaxed and for synced writes.
 //!
 //! `cargo bench -p tests --bench append`. All three run on the same server, one after the other,
-//! several times; medians and their ratios are printed. `-- ways` compares instead the ways in which
-//! the server takes messages that are guarded by the expected sequence ([`ways`]). `AMAIMA_COMMITS`
-//! sets how many commits a round has.
+//! several times; medians and their ratios are printed. What the policies do about a round's
+//! commands runs beside it, as it always does, and is waited for before the next round. `-- ways`
+//! compares instead the ways in which the server takes messages that are guarded by the expected
+//! sequence ([`ways`]). `AMAIMA_COMMITS` sets how many commits a round has.
 
 mod ways;
 
@@ -80,7 +81,9 @@ async fn compare(mode: &str, stack: &Stack) -> anyhow::Result<f64> {
     for _ in 0..ROUNDS {
         bare.add(rate(|| plain(&client)).await?);
         service.add(rate(|| order(&commands)).await?);
+        settled(&client).await?;
         rest.add(rate(|| post(&mia)).await?);
+        settled(&client).await?;
     }
     let ceiling = median(&mut bare.rates.clone());
     for (what, figures) in [
@@ -98,6 +101,23 @@ async fn compare(mode: &str, stack: &Stack) -> anyhow::Result<f64> {
     }
     lifecycle.stop(Duration::from_secs(5)).await;
     Ok(median(&mut service.rates))
+}
+
+/// Waits until the policies have done what follows from one round, so that it does not weigh on
+/// the next.
+async fn settled(client: &async_nats::Client) -> anyhow::Result<()> {
+    let context = async_nats::jetstream::new(client.clone());
+    let stream = context.get_stream_no_info(domain::subject::EVENTS).await?;
+    wait_for("the policies", PATIENCE, || async {
+        let consumer = stream.consumer_info("policies").await;
+        let consumer = consumer.map_err(|error| error.to_string())?;
+        match consumer.num_pending + consumer.num_ack_pending as u64 {
+            0 => Ok(()),
+            left => Err(format!("{left} commits are left")),
+        }
+    })
+    .await
+    .map_err(anyhow::Error::msg)
 }
 
 fn nats(stack: &Stack) -> config::Nats {
@@ -263,10 +283,9 @@ async fn order(commands: &Commands) -> anyhow::Result<()> {
 
 /// The same as an app sends it.
 async fn post(mia: &Client) -> anyhow::Result<()> {
-    let body = json!({
-        "query": submission().text,
-        "query_id": clock::fresh_id(),
-    });
+    // Another text each time: the same one from one user is what the rules about duplicates are for.
+    let id = clock::fresh_id();
+    let body = json!({ "query": format!("{} {id}", submission().text), "query_id": id });
     let response = mia
         .request(Method::POST, "/v1/query")
         .header("Prefer", "respond-async")
