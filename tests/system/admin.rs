@@ -182,3 +182,49 @@ async fn looks_into_a_system_without_touching_it() {
 
     assert_eq!(sequences(&world).await, before, "nothing was touched");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuilds_flips_and_rolls_back_the_read_models() {
+    let world = World::start().await;
+    let mia = Client::registered(world.http).await;
+    mia.post("/v1/query", &json!({ "query": "Who are you?" }))
+        .await;
+    let numbers = |report: &Value| -> Vec<(String, u64)> {
+        let generations = report["generations"].as_array().unwrap();
+        let each = |each: &Value| {
+            let state = each["state"].as_str().unwrap().to_owned();
+            (state, each["number"].as_u64().unwrap())
+        };
+        generations.iter().map(each).collect()
+    };
+    let (exit, report) = json(&world, &["projections"]).await;
+    assert_eq!(exit, Exit::Well, "{report}");
+    assert_eq!(numbers(&report), [("live".into(), 1)]);
+
+    let (exit, text) = text(&world, &["projections", "rebuild", "--flip", "--watch"]).await;
+    assert_eq!(exit, Exit::Well, "{text}");
+    let (_, report) = json(&world, &["projections"]).await;
+    assert_eq!(
+        numbers(&report),
+        [("live".into(), 2), ("previous".into(), 1)]
+    );
+    let (_, list) = mia.get("/v1/queries").await;
+    assert_eq!(list[0]["query"], "Who are you?", "{list}");
+
+    let (exit, report) = json(&world, &["projections", "rollback"]).await;
+    assert_eq!(exit, Exit::Well, "{report}");
+    wait_for("the first generation", PATIENCE, || async {
+        // While the live generation changes hands nobody answers.
+        let (_, report) = json(&world, &["projections"]).await;
+        match report["generations"][0]["number"].as_u64() {
+            Some(1) => Ok(()),
+            _ => Err(report.to_string()),
+        }
+    })
+    .await
+    .expect("the rollback");
+
+    let (exit, report) = json(&world, &["projections", "flip"]).await;
+    assert_eq!(exit, Exit::Ill, "{report}");
+    assert!(report["error"].is_string(), "{report}");
+}

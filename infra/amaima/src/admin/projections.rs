@@ -10,10 +10,15 @@ use domain::{
     wire::admin::{Generation, Health, Parked, Projections, Reply, State, Status},
 };
 use serde::Serialize;
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// Longest wait for an answer: an order about parked commits is done before it is answered.
 const ANSWER: Duration = Duration::from_secs(130);
+/// How long the live generation may be without an owner before that is an answer.
+const CHANGE: Duration = Duration::from_secs(5);
 /// How often a rebuild that is watched is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Looks in a row that may fail, since the owner may change while a rebuild is watched.
@@ -101,17 +106,39 @@ pub(super) async fn run(
     told(ask(connection, order).await?, output)
 }
 
+/// Asks whoever owns the live generation. For a moment nobody does, while it changes hands: then
+/// nobody has heard the order either, and it is given again.
 async fn ask(connection: &Connection, order: Projections) -> Result<Reply, Error> {
-    let payload = serde_json::to_vec(&order).map_err(Error::failed("the order"))?;
-    let request = async_nats::Request::new()
-        .payload(payload.into())
-        .timeout(Some(ANSWER));
-    let answer = connection
-        .client
-        .send_request(subject::ADMIN_PROJECTIONS, request)
-        .await
-        .map_err(Error::failed("an answer of whoever owns the projections"))?;
-    serde_json::from_slice(&answer.payload).map_err(Error::failed("a readable answer"))
+    let payload: bytes::Bytes = serde_json::to_vec(&order)
+        .map_err(Error::failed("the order"))?
+        .into();
+    let began = Instant::now();
+    loop {
+        let request = async_nats::Request::new()
+            .payload(payload.clone())
+            .timeout(Some(ANSWER));
+        let answer = connection
+            .client
+            .send_request(subject::ADMIN_PROJECTIONS, request)
+            .await;
+        match answer {
+            Ok(answer) => {
+                return serde_json::from_slice(&answer.payload)
+                    .map_err(Error::failed("a readable answer"));
+            }
+            Err(error)
+                if error.kind() == async_nats::RequestErrorKind::NoResponders
+                    && began.elapsed() < CHANGE =>
+            {
+                tokio::time::sleep(LOOK / 5).await;
+            }
+            Err(error) => {
+                return Err(Error::failed("an answer of whoever owns the projections")(
+                    error,
+                ));
+            }
+        }
+    }
 }
 
 /// Writes the answer, and what it means for monitors.
