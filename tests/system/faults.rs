@@ -55,7 +55,8 @@ async fn a_killed_worker_leaves_no_gap() {
         world.spawn(Role::Worker);
         while !stream.add(&socket.frame_of("query_update").await, &id) {}
         assert_eq!(stream.end["status"], "completed");
-        let (_, item) = mia.get(&format!("/v1/queries/{id}")).await;
+        let (status, item) = mia.get(&format!("/v1/queries/{id}")).await;
+        assert_eq!(status, StatusCode::OK, "{item}");
         assert_eq!(item["response_text"].as_str(), Some(stream.text.as_str()));
         println!(
             "kill {kill}: {before} chunks before, {} in all, {} characters, no gap, equal to the stored text",
