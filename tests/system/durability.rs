@@ -94,12 +94,7 @@ async fn start(disk: &Disk, sync: SyncMode) -> (Stack, config::Nats) {
     })
     .await
     .expect("the servers start");
-    let endpoints = stack.endpoints();
-    let nats = config::Nats {
-        sync: endpoints.nats_sync,
-        system_url: endpoints.nats_system_url.clone(),
-        ..config::Nats::at(&endpoints.nats_url)
-    };
+    let nats = stack.endpoints().nats();
     (stack, nats)
 }
 

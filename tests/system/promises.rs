@@ -17,12 +17,7 @@ async fn nats(sync: SyncMode) -> (stack::Stack, config::Nats) {
     let stack = stack::testing_with(|options| options.sync = sync)
         .await
         .expect("the servers start");
-    let endpoints = stack.endpoints();
-    let nats = config::Nats {
-        sync: endpoints.nats_sync,
-        system_url: endpoints.nats_system_url.clone(),
-        ..config::Nats::at(&endpoints.nats_url)
-    };
+    let nats = stack.endpoints().nats();
     (stack, nats)
 }
 

@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
     for (name, sync) in [("relaxed", SyncMode::Relaxed), ("synced", SyncMode::Always)] {
         let stack = stack::testing_with(|options| options.sync = sync).await?;
         if ways {
-            ways::compare(name, &nats(&stack)).await?;
+            ways::compare(name, &stack.endpoints().nats()).await?;
         } else {
             ours.push(compare(name, &stack).await?);
         }
@@ -63,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// Prints one table, and answers with the commits per second from command-svc.
 async fn compare(mode: &str, stack: &Stack) -> anyhow::Result<f64> {
-    let nats = nats(stack);
+    let nats = stack.endpoints().nats();
     let lifecycle = Lifecycle::new();
     let client = infra::nats::connect(&nats, "bench").await?;
     infra::jetstream::prepare(&client, &nats).await?;
@@ -118,15 +118,6 @@ async fn settled(client: &async_nats::Client) -> anyhow::Result<()> {
     })
     .await
     .map_err(anyhow::Error::msg)
-}
-
-fn nats(stack: &Stack) -> config::Nats {
-    let endpoints = stack.endpoints();
-    config::Nats {
-        sync: endpoints.nats_sync,
-        system_url: endpoints.nats_system_url.clone(),
-        ..config::Nats::at(&endpoints.nats_url)
-    }
 }
 
 /// command-svc and a gateway in this process; where the gateway listens.

@@ -1,7 +1,7 @@
 //! Where the servers are, and how processes are told.
 
 use super::Error;
-use infra::config::{ObjectStore, Secret, Sync};
+use infra::config::{Nats, ObjectStore, Secret, Sync};
 use std::fmt;
 
 /// Where clients connect.
@@ -20,6 +20,15 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// How services and clients reach this NATS server, and what it promises.
+    pub fn nats(&self) -> Nats {
+        Nats {
+            sync: self.nats_sync,
+            system_url: self.nats_system_url.clone(),
+            ..Nats::at(&self.nats_url)
+        }
+    }
+
     /// The same as variables of the environment, as every service reads them.
     pub fn env(&self) -> [(&'static str, &str); 9] {
         let system_url = self.nats_system_url.as_ref().map_or("", Secret::expose);
