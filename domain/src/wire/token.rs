@@ -114,6 +114,22 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whoever writes a stream compares what it has said with what is stored, to the last bit.
+        #[test]
+        fn a_chunk_is_read_as_it_was_written(logprob in -1e4..=0.0f64) {
+            let body = Body::Chunk(Chunk {
+                text: "Sun".into(),
+                ids: vec![4],
+                logprob,
+                compute_ms: 1,
+            });
+            let json = serde_json::to_string(&body).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Body>(&json).unwrap(), body);
+        }
+    }
 
     #[test]
     fn every_kind_round_trips_and_becomes_the_contracts_update() {
