@@ -401,6 +401,44 @@ async fn a_rebuild_flips_and_rolls_back_under_queries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_rebuild_is_gone_on_with_where_it_was() {
+    let bench = Bench::start().await;
+    let mut random = History::new(9);
+    // Several chunks, so that there is a middle.
+    let last = commits::write(&bench.client, commands(&mut random, 30_000))
+        .await
+        .expect("written");
+    let first = bench.spawn(2);
+    bench.reached(last).await;
+    let rows = bench.hash("rm").await;
+    let begun = bench.ordered(&Projections::Rebuild { flip: true }).await;
+    assert_eq!(begun, Reply::Begun);
+    let end = i64::try_from(last).expect("small");
+    let built = wait_for("the middle of the rebuild", PATIENCE, || async {
+        let seq = "SELECT min(seq) FROM rm_next.checkpoint";
+        let seq = sqlx::query_scalar(seq).fetch_one(&bench.pool).await;
+        match seq.map_err(|error| error.to_string())? {
+            0 => Err("nothing is built yet".to_owned()),
+            seq => Ok::<i64, _>(seq),
+        }
+    });
+    let built = built.await.expect("a rebuild");
+    first.kill().expect("killed");
+    assert!(
+        built < end,
+        "the rebuild is too fast to be killed in the middle"
+    );
+    let second = bench.spawn(2);
+    let status = bench.status_when("the flip", |status| {
+        generation(status, State::Next).is_none()
+            && generation(status, State::Live).is_some_and(|live| live.number == 2)
+    });
+    let status = status.await;
+    assert!(status.owner.ends_with(&format!("/{}", second.id())));
+    assert_eq!(bench.hash("rm").await, rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_version_is_built_beside_the_live_one_and_takes_its_place() {
     let bench = Bench::start().await;
     let mut random = History::new(5);
