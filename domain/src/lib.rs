@@ -21,6 +21,7 @@ pub mod policy;
 pub mod query;
 pub mod session;
 pub mod subject;
+pub mod text;
 pub mod time;
 pub mod timer;
 pub mod wire;

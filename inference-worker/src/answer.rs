@@ -7,6 +7,7 @@ use domain::{
     id::{CommandId, QueryId},
     query::{Answer, Usage},
     subject,
+    text::storable,
     wire::{
         command::{self, Outcome, Reply},
         error::Code,
@@ -271,7 +272,7 @@ impl Worker {
                     usage,
                     compute,
                 }) => {
-                    pending.text.push_str(&text);
+                    pending.add_text(&text);
                     if !pending.is_empty() && finish != Finish::Cancelled {
                         writer.push(pending.take()).await?;
                     }
@@ -402,8 +403,13 @@ impl Pending {
 
     fn add(&mut self, id: u32, text: &str, logprob: f32) {
         self.ids.push(id);
-        self.text.push_str(text);
+        self.add_text(text);
         self.logprob += f64::from(logprob);
+    }
+
+    /// A model can say what no row can hold; then the stream does not say it either.
+    fn add_text(&mut self, text: &str) {
+        self.text.push_str(&storable(text));
     }
 
     fn is_empty(&self) -> bool {
@@ -432,5 +438,22 @@ impl Pending {
             logprob: taken.logprob,
             compute_ms,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_says_what_a_row_can_hold() {
+        let mut pending = Pending::new();
+        pending.add(7, "a\0", -0.5);
+        pending.add_text("\0b");
+        let Body::Chunk(chunk) = pending.take() else {
+            panic!("a chunk is due");
+        };
+        assert_eq!(chunk.text, "a\u{fffd}\u{fffd}b");
+        assert_eq!(chunk.ids, [7]);
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     commit::{Commit, Events},
     view::{self, Batch, signed},
 };
+use domain::text::storable;
 use infra::telemetry::chain;
 use sqlx::{Connection, PgConnection};
 use std::{collections::HashSet, ops::Range, time::Duration};
@@ -301,7 +302,7 @@ async fn park(parked: &[Parked<'_>], connection: &mut PgConnection) -> Result<()
     let commands: Vec<_> = parked.iter().map(|each| each.commit.command).collect();
     let reasons: Vec<String> = parked
         .iter()
-        .map(|each| each.reason.replace('\0', "\u{fffd}"))
+        .map(|each| storable(&each.reason).into_owned())
         .collect();
     sqlx::query(
         "INSERT INTO parked (seq, subject, command, reason)

@@ -1,7 +1,10 @@
-//! A Llama of random weights, slow enough to be interrupted in the middle of an answer. It takes
-//! the demo model's tokenizer, and exactly the path of a real model.
+//! A Llama of random weights, for answers that the demo model does not give: long ones, which can be
+//! interrupted, and such with what few models say. It takes the demo model's tokenizer, and exactly
+//! the path of a real model.
 
+use anyhow::Context;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -25,20 +28,39 @@ pub const SLOW: Shape = Shape {
     intermediate: 2048,
 };
 
+/// A shape that answers at once.
+pub const QUICK: Shape = Shape {
+    hidden: 64,
+    layers: 1,
+    intermediate: 64,
+};
+
 const HEADS: usize = 8;
+
+/// What its tokens stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Words {
+    /// What they stand for in the demo model.
+    Plain,
+    /// The same, and all longer ones end with the character U+0000.
+    WithNul,
+}
 
 /// Makes the model's directory under `into`.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn make(into: &Path, shape: Shape) -> anyhow::Result<PathBuf> {
+pub fn make(into: &Path, shape: Shape, words: Words) -> anyhow::Result<PathBuf> {
     let demo = inference_worker::demo::unpack(into)?;
     let dir = into.join("random-model");
     fs::create_dir_all(&dir)?;
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(demo.join(name), dir.join(name))?;
     }
-    let config: serde_json::Value = serde_json::from_slice(&fs::read(demo.join("config.json"))?)?;
+    if words == Words::WithNul {
+        add_nul(&dir.join("tokenizer.json"))?;
+    }
+    let config: Value = serde_json::from_slice(&fs::read(demo.join("config.json"))?)?;
     let vocabulary = usize::try_from(config["vocab_size"].as_u64().unwrap_or_default())?;
     let Shape {
         hidden,
@@ -111,6 +133,37 @@ pub fn make(into: &Path, shape: Shape) -> anyhow::Result<PathBuf> {
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
     serialize_to_file(views, None, &dir.join("model.safetensors"))?;
     Ok(dir)
+}
+
+/// Changes the vocabulary of a byte-level BPE. Its merges would name tokens that are gone, so that
+/// the prompt is read letter by letter.
+fn add_nul(tokenizer: &Path) -> anyhow::Result<()> {
+    // How such a tokenizer writes the byte 0.
+    const NUL: char = '\u{100}';
+    let mut json: Value = serde_json::from_slice(&fs::read(tokenizer)?)?;
+    let added: Vec<Value> = json["added_tokens"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|token| token["content"].clone())
+        .collect();
+    let vocabulary = json["model"]["vocab"].as_object().context("a vocabulary")?;
+    let vocabulary: serde_json::Map<String, Value> = vocabulary
+        .iter()
+        .map(|(token, id)| {
+            let keeps = token.chars().count() == 1 || added.iter().any(|each| each == token);
+            let token = if keeps {
+                token.clone()
+            } else {
+                format!("{token}{NUL}")
+            };
+            (token, id.clone())
+        })
+        .collect();
+    json["model"]["vocab"] = vocabulary.into();
+    json["model"]["merges"] = Value::Array(vec![]);
+    fs::write(tokenizer, serde_json::to_vec(&json)?)?;
+    Ok(())
 }
 
 fn ones(count: usize) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use crate::{
     client::Client,
-    random_model,
+    random_model::{self, Words},
     service::{self, Role},
 };
 use amaima::stack::{self, Process, Stack, wait_for};
@@ -29,13 +29,25 @@ pub enum Services {
     AsProcesses,
 }
 
+/// A model that answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// The demo model.
+    #[default]
+    Demo,
+    /// Random weights, slow enough to be interrupted in the middle of an answer.
+    Slow,
+    /// Random weights that say U+0000 all the time.
+    SayingNul,
+}
+
 /// What a world is made of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// How services run.
     pub services: Services,
-    /// A slow model of random weights in place of the demo model.
-    pub slow_model: bool,
+    /// What answers.
+    pub model: Model,
     /// No inference worker.
     pub no_worker: bool,
     /// Short intervals of pings on sockets.
@@ -90,8 +102,8 @@ impl World {
         if let Some(secs) = options.query_life_secs {
             env.push(("QUERY_LIFE_SECS".into(), secs.to_string()));
         }
-        if options.slow_model {
-            env.push(("MODEL_DIR".into(), slow_model().display().to_string()));
+        if let Some(dir) = options.model.dir() {
+            env.push(("MODEL_DIR".into(), dir.display().to_string()));
         }
         let mut world = Self {
             stack,
@@ -129,7 +141,7 @@ impl World {
         }
         let mut worker = inference_worker::Config::at(nats.clone());
         worker.cache_dir = cache();
-        worker.model_dir = options.slow_model.then(slow_model);
+        worker.model_dir = options.model.dir();
         worker.max_new_tokens = 160;
         let commands = commands(&nats, options);
         let projections = projection_svc::Config::at(nats, postgres);
@@ -299,15 +311,23 @@ fn cache() -> PathBuf {
     cache
 }
 
-/// The slow model, made once per process and kept only for it.
-fn slow_model() -> PathBuf {
-    static MODEL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, dir) = MODEL.get_or_init(|| {
-        let into = TempDir::new().expect("a directory for the model");
-        let dir = random_model::make(into.path(), random_model::SLOW).expect("a model");
-        (into, dir)
-    });
-    dir.clone()
+impl Model {
+    /// Where it is, if it is not the demo model: made once per process and kept only for it.
+    fn dir(self) -> Option<PathBuf> {
+        static SLOW: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+        static SAYING_NUL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+        let (made, shape, words) = match self {
+            Self::Demo => return None,
+            Self::Slow => (&SLOW, random_model::SLOW, Words::Plain),
+            Self::SayingNul => (&SAYING_NUL, random_model::QUICK, Words::WithNul),
+        };
+        let (_, dir) = made.get_or_init(|| {
+            let into = TempDir::new().expect("a directory for the model");
+            let dir = random_model::make(into.path(), shape, words).expect("a model");
+            (into, dir)
+        });
+        Some(dir.clone())
+    }
 }
 
 fn signing_key() -> &'static str {

@@ -17,7 +17,7 @@ use std::{
 use tests::{
     client::{self, Client, Stream},
     service::Role,
-    world::{Options, PATIENCE, Services, World},
+    world::{Model, Options, PATIENCE, Services, World},
 };
 
 fn count(name: &str, default: usize) -> usize {
@@ -31,7 +31,7 @@ fn count(name: &str, default: usize) -> usize {
 async fn a_killed_worker_leaves_no_gap() {
     let options = Options {
         services: Services::AsProcesses,
-        slow_model: true,
+        model: Model::Slow,
         ..Default::default()
     };
     let mut world = World::with(options).await;

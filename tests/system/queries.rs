@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tests::{
     client::{self, Client},
-    world::World,
+    world::{Model, Options, World},
 };
 
 const QUESTION: &str = "What is a projection here?";
@@ -171,8 +171,8 @@ async fn the_list_has_pages_and_filters() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_is_cancelled_by_its_owner() {
-    let world = World::with(tests::world::Options {
-        slow_model: true,
+    let world = World::with(Options {
+        model: Model::Slow,
         ..Default::default()
     })
     .await;
@@ -207,4 +207,32 @@ async fn a_query_is_cancelled_by_its_owner() {
     assert!(stream.end.get("responseText").is_none());
     let (_, item) = mia.get(&format!("/v1/queries/{id}")).await;
     assert_eq!(item["status"], "cancelled");
+}
+
+/// A row cannot hold U+0000; whoever followed the answer must have read the same as who asks later.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_row_can_hold_is_replaced_before_anybody_sees_it() {
+    let world = World::with(Options {
+        model: Model::SayingNul,
+        ..Default::default()
+    })
+    .await;
+    let mia = Client::registered(world.http).await;
+    let mut socket = mia.socket().await;
+    socket
+        .send(&json!({ "type": "submit_query", "query": "Go on and on" }))
+        .await;
+    let first = socket.frame_of("query_update").await;
+    let id = first["data"]["queryId"].as_str().unwrap().to_owned();
+    let mut stream = client::Stream::default();
+    stream.add(&first, &id);
+    while !stream.add(&socket.frame_of("query_update").await, &id) {}
+    assert!(stream.text.contains('\u{fffd}') && !stream.text.contains('\0'));
+    assert_eq!(
+        stream.end["responseText"].as_str(),
+        Some(stream.text.as_str())
+    );
+    let (status, item) = mia.get(&format!("/v1/queries/{id}")).await;
+    assert_eq!(status, StatusCode::OK, "{item}");
+    assert_eq!(item["response_text"].as_str(), Some(stream.text.as_str()));
 }

@@ -2,13 +2,14 @@
 
 use super::{
     fold::{Change, Contradiction, Fold, Overlay, column},
-    signed, storable, stored, unreadable,
+    signed, stored, unreadable,
 };
 use crate::instant::Instant;
 use domain::{
     Timestamp,
     id::{AccountId, QueryId},
     query::{Answer, Event, Status},
+    text::storable,
     wire::{
         error::Code,
         rest::{FileReference, QueryItem},
