@@ -254,8 +254,28 @@ impl Socket {
     /// When it is none.
     pub async fn stream_of(&mut self, query: &str) -> Stream {
         let mut stream = Stream::default();
-        while !stream.add(&self.frame_of("query_update").await, query) {}
+        self.follow(&mut stream, query).await;
         stream
+    }
+
+    /// Takes the first update of a query that this socket has submitted: its id and its stream.
+    ///
+    /// # Panics
+    /// When it is the last one too.
+    pub async fn begun(&mut self) -> (String, Stream) {
+        let first = self.frame_of("query_update").await;
+        let id = first["data"]["queryId"].as_str().unwrap_or_default();
+        let mut stream = Stream::default();
+        assert!(!stream.add(&first, id), "{first}");
+        (id.to_owned(), stream)
+    }
+
+    /// Goes on with a stream to its end.
+    ///
+    /// # Panics
+    /// When it is none, see [`Stream::add`].
+    pub async fn follow(&mut self, stream: &mut Stream, query: &str) {
+        while !stream.add(&self.frame_of("query_update").await, query) {}
     }
 }
 

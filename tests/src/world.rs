@@ -41,6 +41,25 @@ pub enum Model {
     SayingNul,
 }
 
+impl Model {
+    /// Where it is, if it is not the demo model: made once per process and kept only for it.
+    fn dir(self) -> Option<PathBuf> {
+        static SLOW: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+        static SAYING_NUL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+        let (made, shape, words) = match self {
+            Self::Demo => return None,
+            Self::Slow => (&SLOW, random_model::SLOW, Words::Plain),
+            Self::SayingNul => (&SAYING_NUL, random_model::QUICK, Words::WithNul),
+        };
+        let (_, dir) = made.get_or_init(|| {
+            let into = TempDir::new().expect("a directory for the model");
+            let dir = random_model::make(into.path(), shape, words).expect("a model");
+            (into, dir)
+        });
+        Some(dir.clone())
+    }
+}
+
 /// What a world is made of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -309,25 +328,6 @@ fn cache() -> PathBuf {
     let cache = std::env::temp_dir().join("amaima-tests");
     std::fs::create_dir_all(&cache).expect("a directory for models");
     cache
-}
-
-impl Model {
-    /// Where it is, if it is not the demo model: made once per process and kept only for it.
-    fn dir(self) -> Option<PathBuf> {
-        static SLOW: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-        static SAYING_NUL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-        let (made, shape, words) = match self {
-            Self::Demo => return None,
-            Self::Slow => (&SLOW, random_model::SLOW, Words::Plain),
-            Self::SayingNul => (&SAYING_NUL, random_model::QUICK, Words::WithNul),
-        };
-        let (_, dir) = made.get_or_init(|| {
-            let into = TempDir::new().expect("a directory for the model");
-            let dir = random_model::make(into.path(), shape, words).expect("a model");
-            (into, dir)
-        });
-        Some(dir.clone())
-    }
 }
 
 fn signing_key() -> &'static str {

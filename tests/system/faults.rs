@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tests::{
-    client::{self, Client, Stream},
+    client::{self, Client},
     service::Role,
     world::{Model, Options, PATIENCE, Services, World},
 };
@@ -41,10 +41,7 @@ async fn a_killed_worker_leaves_no_gap() {
         socket
             .send(&json!({ "type": "submit_query", "query": format!("Go on and on {kill}") }))
             .await;
-        let first = socket.frame_of("query_update").await;
-        let id = first["data"]["queryId"].as_str().unwrap().to_owned();
-        let mut stream = Stream::default();
-        stream.add(&first, &id);
+        let (id, mut stream) = socket.begun().await;
         // Each time somewhere else in the answer.
         while stream.chunks < 3 + kill % 8 * 9 {
             let ended = stream.add(&socket.frame_of("query_update").await, &id);
@@ -53,7 +50,7 @@ async fn a_killed_worker_leaves_no_gap() {
         let before = stream.chunks;
         world.kill(Role::Worker);
         world.spawn(Role::Worker);
-        while !stream.add(&socket.frame_of("query_update").await, &id) {}
+        socket.follow(&mut stream, &id).await;
         assert_eq!(stream.end["status"], "completed");
         let (status, item) = mia.get(&format!("/v1/queries/{id}")).await;
         assert_eq!(status, StatusCode::OK, "{item}");

@@ -13,6 +13,7 @@ use domain::{
 };
 use infra::append::{self, Part};
 use projection_svc::Config;
+use serde_json::Value;
 use std::{
     sync::{
         Arc,
@@ -435,6 +436,17 @@ async fn a_killed_rebuild_is_gone_on_with_where_it_was() {
     });
     let status = status.await;
     assert!(status.owner.ends_with(&format!("/{}", second.id())));
+    let begun: Vec<i64> = bench
+        .logs()
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["message"] == "building")
+        .filter_map(|line| line["seq"].as_i64())
+        .collect();
+    assert!(
+        matches!(begun[..], [0, second] if second >= built),
+        "builds began at {begun:?}, the first had {built}"
+    );
     assert_eq!(bench.hash("rm").await, rows);
 }
 

@@ -181,10 +181,7 @@ async fn a_query_is_cancelled_by_its_owner() {
     socket
         .send(&json!({ "type": "submit_query", "query": "Go on and on" }))
         .await;
-    let mut stream = client::Stream::default();
-    let first = socket.frame_of("query_update").await;
-    let id = first["data"]["queryId"].as_str().unwrap().to_owned();
-    stream.add(&first, &id);
+    let (id, mut stream) = socket.begun().await;
     while stream.chunks < 2 {
         assert!(!stream.add(&socket.frame_of("query_update").await, &id));
     }
@@ -202,7 +199,7 @@ async fn a_query_is_cancelled_by_its_owner() {
             json!({ "query_id": id, "status": "cancelled" })
         )
     );
-    while !stream.add(&socket.frame_of("query_update").await, &id) {}
+    socket.follow(&mut stream, &id).await;
     assert_eq!(stream.end["status"], "cancelled");
     assert!(stream.end.get("responseText").is_none());
     let (_, item) = mia.get(&format!("/v1/queries/{id}")).await;
@@ -222,11 +219,8 @@ async fn what_no_row_can_hold_is_replaced_before_anybody_sees_it() {
     socket
         .send(&json!({ "type": "submit_query", "query": "Go on and on" }))
         .await;
-    let first = socket.frame_of("query_update").await;
-    let id = first["data"]["queryId"].as_str().unwrap().to_owned();
-    let mut stream = client::Stream::default();
-    stream.add(&first, &id);
-    while !stream.add(&socket.frame_of("query_update").await, &id) {}
+    let (id, mut stream) = socket.begun().await;
+    socket.follow(&mut stream, &id).await;
     assert!(stream.text.contains('\u{fffd}') && !stream.text.contains('\0'));
     assert_eq!(
         stream.end["responseText"].as_str(),

@@ -21,7 +21,7 @@ async fn a_submitted_query_streams_and_is_resumed() {
     assert_eq!(first["data"], json!({ "queryId": id, "status": "queued" }));
     let mut stream = Stream::default();
     stream.add(&first, &id);
-    while !stream.add(&socket.frame_of("query_update").await, &id) {}
+    socket.follow(&mut stream, &id).await;
     assert_eq!(stream.end["status"], "completed");
     assert!(stream.end["verification"]["confidence"].is_number());
     let (_, item) = mia.get(&format!("/v1/queries/{id}")).await;
@@ -160,12 +160,7 @@ async fn frames_before_the_first_answer_count() {
         .send(&json!({ "type": "submit_query", "query": "Who are you?" }))
         .await;
     assert_eq!(socket.frame().await["type"], "connection_established");
-    let first = socket.frame_of("query_update").await;
-    let id = first["data"]["queryId"].as_str().unwrap().to_owned();
-    let mut stream = Stream::default();
-    let mut ended = stream.add(&first, &id);
-    while !ended {
-        ended = stream.add(&socket.frame_of("query_update").await, &id);
-    }
+    let (id, mut stream) = socket.begun().await;
+    socket.follow(&mut stream, &id).await;
     assert_eq!(stream.end["status"], "completed");
 }

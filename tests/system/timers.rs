@@ -175,10 +175,7 @@ async fn a_query_that_nobody_answers_fails_after_its_life() {
         "The query was not answered within 2 seconds"
     );
 
-    let first = socket.frame_of("query_update").await;
-    let id = first["data"]["queryId"].as_str().unwrap().to_owned();
-    let mut stream = client::Stream::default();
-    assert!(!stream.add(&first, &id));
+    let (id, mut stream) = socket.begun().await;
     let mut told = None;
     while told.is_none() || stream.end.is_null() {
         let frame = socket.frame().await;
