@@ -622,8 +622,12 @@ async fn a_projection_that_stands_still_is_ill() {
         "{status:?}"
     );
     blocking.rollback().await.expect("given back");
+    // It is well as soon as it moves, which is before it has caught up.
     let status = bench
-        .status_when("healthy again", |s| s.health == Health::Healthy)
+        .status_when("healthy again, and level with the log", |s| {
+            let live = generation(s, State::Live);
+            s.health == Health::Healthy && live.is_some_and(|live| live.lag == 0)
+        })
         .await;
     assert_eq!(
         generation(&status, State::Live).map(|live| live.lag),
