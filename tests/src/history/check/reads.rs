@@ -38,9 +38,10 @@ struct Client {
 struct Known {
     /// What it was shown last.
     shown: Option<(Status, Option<String>)>,
-    /// The token of its submission.
+    /// The token of its submission: the lowest where several answers had one, since each stands for
+    /// it.
     submitted: Option<u64>,
-    /// The token of its cancellation.
+    /// The same of its cancellation.
     cancelled: Option<u64>,
 }
 
@@ -52,6 +53,11 @@ const fn rank(status: Status) -> u8 {
         Status::Streaming => 2,
         Status::Completed | Status::Failed | Status::Cancelled => 3,
     }
+}
+
+/// The lower of two tokens, if there is one.
+fn lower(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 /// Whether a read with `at_least` must show what was written with the token `written`.
@@ -74,7 +80,7 @@ impl Client {
                 },
             ) => {
                 let known = self.queries.entry(*query).or_default();
-                known.submitted = known.submitted.or(*token);
+                known.submitted = lower(known.submitted, *token);
                 if let Some(text) = answer
                     && answers.get(query) != Some(&text.as_str())
                 {
@@ -86,7 +92,7 @@ impl Client {
             }
             (Operation::Cancel { query }, Outcome::Accepted { token, .. }) => {
                 let known = self.queries.entry(*query).or_default();
-                known.cancelled = known.cancelled.or(*token);
+                known.cancelled = lower(known.cancelled, *token);
             }
             (Operation::ReadQuery { query, at_least }, Outcome::Shown(shown)) => {
                 self.see(shown, *at_least, answers, &mut say);

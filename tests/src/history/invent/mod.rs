@@ -166,19 +166,25 @@ impl System {
             self.call(client, submit, Outcome::Unknown("timed out".into()));
             return;
         }
-        let token = Some(seq);
         self.clients[client].queries.push(id);
-        self.clients[client].token = token;
-        let outcome = Outcome::Accepted {
-            effect: Effect::Query {
-                query: id,
-                answer: None,
-            },
-            token,
-        };
+        // The first answer may come late, and its token stands for all that has happened by then. A
+        // repeat is told the submission's own.
+        if self.random.one_in(3) {
+            self.work();
+        }
+        let late = self.history.log.len() as u64;
         let repeats = self.random.below(2);
-        for _ in 0..=repeats {
-            self.call(client, submit.clone(), outcome.clone());
+        for token in [late, seq].into_iter().take(1 + repeats) {
+            let token = Some(token);
+            self.clients[client].token = token;
+            let outcome = Outcome::Accepted {
+                effect: Effect::Query {
+                    query: id,
+                    answer: None,
+                },
+                token,
+            };
+            self.call(client, submit.clone(), outcome);
         }
     }
 
