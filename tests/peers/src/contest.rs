@@ -70,8 +70,8 @@ pub struct Figures {
     pub p50: f64,
     /// 99 of 100 did.
     pub p99: f64,
-    /// Events in a second from the first command until the last row is there.
-    pub projected: f64,
+    /// Events in a second from the first command until the last row is there, if it came.
+    pub projected: Option<f64>,
     /// Events in a second while the projection is made again.
     pub replayed: Option<f64>,
     /// Conflicts per thousand commands.
@@ -104,23 +104,29 @@ pub async fn wait_for_rows(contestant: &impl Contestant, expected: u64) -> anyho
 /// Runs it once.
 ///
 /// # Errors
-/// When the warm-up fails; whatever fails later is a fault among the figures.
+/// When a command of the warm-up fails; everything else is a fault among the figures.
 pub async fn run(contestant: impl Contestant, settings: &Settings) -> anyhow::Result<Figures> {
     let (work, warm_up) = (settings.aggregates, settings.in_flight);
     let everything = work + warm_up;
     let contestant = Arc::new(contestant);
     let warm = drive(&contestant, work..everything, settings.in_flight).await?;
     anyhow::ensure!(warm.failures.is_empty(), "{}", warm.failures.join("; "));
-    wait_for_rows(&*contestant, warm_up).await?;
+    let mut faults = Vec::new();
+    if let Err(error) = wait_for_rows(&*contestant, warm_up).await {
+        faults.push(format!("projection of the warm-up: {error:#}"));
+    }
 
     let began = Instant::now();
     let mut driven = drive(&contestant, 0..work, settings.in_flight).await?;
     let commanded = began.elapsed();
-    let mut faults = std::mem::take(&mut driven.failures);
-    if let Err(error) = wait_for_rows(&*contestant, everything).await {
-        faults.push(format!("projection: {error:#}"));
-    }
-    let projected = began.elapsed();
+    faults.append(&mut driven.failures);
+    let projected = match wait_for_rows(&*contestant, everything).await {
+        Ok(()) => Some(driven.times.len() as f64 / began.elapsed().as_secs_f64()),
+        Err(error) => {
+            faults.push(format!("projection: {error:#}"));
+            None
+        }
+    };
     audit_log(&*contestant, everything, &mut faults).await;
     audit_rows(&*contestant, everything, "rows", &mut faults).await;
 
@@ -143,7 +149,7 @@ pub async fn run(contestant: impl Contestant, settings: &Settings) -> anyhow::Re
         commands: commands / commanded.as_secs_f64(),
         p50: quantile(&driven.times, 50),
         p99: quantile(&driven.times, 99),
-        projected: commands / projected.as_secs_f64(),
+        projected,
         replayed,
         conflicts: driven.conflicts as f64 * 1e3 / commands.max(1.0),
         faults,

@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
                 round + 1,
                 entry.name,
                 figures.commands,
-                figures.projected,
+                figures.projected.unwrap_or(f64::NAN),
                 figures.replayed.unwrap_or(f64::NAN),
             ));
             entry.runs.push(figures);

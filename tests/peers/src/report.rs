@@ -46,8 +46,8 @@ pub fn table(entries: &[Entry]) -> String {
             format!("{commands:.0}"),
             format!("{p50:.2}"),
             format!("{p99:.2}"),
-            format!("{projected:.0}"),
-            replayed_or_none(replayed, |replayed| format!("{replayed:.0}")),
+            or_none(projected, |projected| format!("{projected:.0}")),
+            or_none(replayed, |replayed| format!("{replayed:.0}")),
             format!("{conflicts:.0}"),
             audit,
         ]);
@@ -62,8 +62,8 @@ pub fn table(entries: &[Entry]) -> String {
                 ratio(0),
                 ratio(1),
                 ratio(2),
-                ratio(3),
-                replayed_or_none(own[4] / other[4], |ratio| format!("{ratio:.2}")),
+                or_none(own[3] / other[3], |ratio| format!("{ratio:.2}")),
+                or_none(own[4] / other[4], |ratio| format!("{ratio:.2}")),
                 String::new(),
                 String::new(),
             ]);
@@ -89,7 +89,7 @@ pub fn faults(entry: &Entry) -> Vec<String> {
         .collect()
 }
 
-fn replayed_or_none(figure: f64, write: impl Fn(f64) -> String) -> String {
+fn or_none(figure: f64, write: impl Fn(f64) -> String) -> String {
     if figure.is_nan() {
         "none".to_owned()
     } else {
@@ -103,13 +103,15 @@ fn medians(entry: &Entry) -> [f64; 6] {
         of(|run| run.commands),
         of(|run| run.p50),
         of(|run| run.p99),
-        of(|run| run.projected),
+        of(|run| run.projected.unwrap_or(f64::NAN)),
         of(|run| run.replayed.unwrap_or(f64::NAN)),
         of(|run| run.conflicts),
     ]
 }
 
+/// Of the runs that have the figure.
 fn median(mut figures: Vec<f64>) -> f64 {
+    figures.retain(|figure| !figure.is_nan());
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -140,13 +142,13 @@ fn aligned<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
 mod tests {
     use super::*;
 
-    fn run(commands: f64, replayed: Option<f64>, faults: &[&str]) -> Figures {
+    fn run(commands: f64, later: Option<f64>, faults: &[&str]) -> Figures {
         Figures {
             commands,
             p50: 1.0,
             p99: 2.0,
-            projected: commands,
-            replayed,
+            projected: later,
+            replayed: later,
             conflicts: 0.0,
             faults: faults.iter().map(|fault| (*fault).to_owned()).collect(),
         }
@@ -162,13 +164,18 @@ mod tests {
         };
         let theirs = Entry {
             name: "theirs".into(),
-            runs: vec![run(250.0, None, &["2 rows are missing"])],
+            runs: vec![
+                run(250.0, None, &["2 rows are missing"]),
+                run(250.0, Some(5.0), &[]),
+            ],
         };
         let table = table(&[ours, theirs]);
         let lines: Vec<&str> = table.lines().collect();
         assert!(lines[1].contains("1000") && lines[1].contains("exact"));
-        assert!(lines[2].contains("none") && lines[2].contains("1 faults"));
+        // The figure of the run that has it.
+        assert!(lines[2].contains(" 5 ") && lines[2].contains("1 faults"));
         assert!(lines[3].starts_with("ours / theirs") && lines[3].contains("4.00"));
+        assert!(lines[3].contains("2.00"));
         assert_eq!(lines[4], "theirs: round 1: 2 rows are missing");
     }
 

@@ -8,6 +8,10 @@ use uuid::Uuid;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Event)]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "the names of the variants are what the store has as the events' types"
+)]
 #[stream(QueryEvent, [QuerySubmitted, QueryStarted, QueryCompleted])]
 pub enum DomainEvent {
     /// Somebody asked.

@@ -9,7 +9,9 @@
 //! Version 4 reads events only up to the oldest write that is still under way, whoever writes. So a
 //! decision may be taken from a state without the command that the same caller has just been told
 //! is accepted, and refused by a rule that holds no longer. Nothing wrong can be stored by that, but
-//! a refusal has to be treated like a conflict here: no order of this work breaks a rule.
+//! a refusal has to be treated like a conflict here: no order of this work breaks a rule. Now and
+//! then the listener passes an event over, under concurrent writers: the run goes on, and the row
+//! that is missing for it is among the faults.
 
 mod decisions;
 mod projection;
