@@ -83,11 +83,14 @@ impl<New, Later: Overlay> Fold<New, Later> {
         change.last_seq = seq;
     }
 
-    /// The changes that begin a row, and those to rows of earlier batches.
+    /// The changes that begin a row, and those to rows of earlier batches, each by id: that of a
+    /// query tells its time, so that rows and index entries that lie together are written together.
     #[expect(clippy::type_complexity, reason = "two lists of the same things")]
     pub(crate) fn split(&self) -> (Vec<&Change<New, Later>>, Vec<&Change<New, Later>>) {
-        self.changes
-            .values()
+        let mut changes: Vec<_> = self.changes.values().collect();
+        changes.sort_unstable_by_key(|change| change.id);
+        changes
+            .into_iter()
             .partition(|change| change.new.is_some())
     }
 
