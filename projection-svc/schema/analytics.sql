@@ -1,12 +1,12 @@
--- The analysts' views over the live generation. Executed with search_path set to its schema, in the
--- transaction that makes it the live one. Columns are added at a view's end; taking one away needs a
--- migration that drops the view, since others may stand on it.
-CREATE OR REPLACE VIEW analytics.rm_queries AS
+-- The analysts' views over one generation: one row per query. Executed with search_path set to the
+-- schema of its views and then that of its rows.
+CREATE VIEW rm_queries AS
 SELECT query_id,
        owner AS user_id,
        operation,
        COALESCE(model_used, model) AS model,
        status,
+       error_code,
        latency_ms,
        confidence,
        jsonb_array_length(file_ids) AS file_count,
@@ -18,27 +18,19 @@ SELECT query_id,
        last_seq
 FROM queries;
 
-COMMENT ON VIEW analytics.rm_queries IS 'One row per query, without question and answer.';
-COMMENT ON COLUMN analytics.rm_queries.query_id IS 'The query.';
-COMMENT ON COLUMN analytics.rm_queries.user_id IS 'The account that asked.';
-COMMENT ON COLUMN analytics.rm_queries.operation IS 'general, analysis, or another operation that the client named.';
-COMMENT ON COLUMN analytics.rm_queries.model IS 'The model that answered or, before the answer, works on it. Null while the query waits.';
-COMMENT ON COLUMN analytics.rm_queries.status IS 'queued, processing, completed, failed or cancelled.';
-COMMENT ON COLUMN analytics.rm_queries.latency_ms IS 'Time spent on inference over all attempts, in milliseconds. Null without an answer.';
-COMMENT ON COLUMN analytics.rm_queries.confidence IS 'Geometric mean probability of the generated tokens, 0 to 1. Null where it is not known.';
-COMMENT ON COLUMN analytics.rm_queries.file_count IS 'Number of files that belong to the question.';
-COMMENT ON COLUMN analytics.rm_queries.created_at IS 'When it was asked.';
-COMMENT ON COLUMN analytics.rm_queries.started_at IS 'When the first worker took it.';
-COMMENT ON COLUMN analytics.rm_queries.completed_at IS 'When it ended: answered, failed or cancelled.';
-COMMENT ON COLUMN analytics.rm_queries.prompt_tokens IS 'Tokens of the prompt. Null without an answer.';
-COMMENT ON COLUMN analytics.rm_queries.completion_tokens IS 'Tokens of the answer. Null without an answer.';
-COMMENT ON COLUMN analytics.rm_queries.last_seq IS 'Sequence in the log of the latest event that the row reflects.';
-
--- Members of the role read the views and nothing else (migration 0001).
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'amaima_analyst') THEN
-        GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO amaima_analyst;
-    END IF;
-END
-$$;
+COMMENT ON VIEW rm_queries IS 'One row per query, without question and answer.';
+COMMENT ON COLUMN rm_queries.query_id IS 'The query.';
+COMMENT ON COLUMN rm_queries.user_id IS 'The account that asked.';
+COMMENT ON COLUMN rm_queries.operation IS 'general, analysis, or another operation that the client named.';
+COMMENT ON COLUMN rm_queries.model IS 'The model that answered or, before the answer, works on it. Null while the query waits.';
+COMMENT ON COLUMN rm_queries.status IS 'queued, processing, completed, failed or cancelled.';
+COMMENT ON COLUMN rm_queries.error_code IS 'Why it failed: an error code of the API. Null where it did not.';
+COMMENT ON COLUMN rm_queries.latency_ms IS 'Time spent on inference over all attempts, in milliseconds. Null without an answer.';
+COMMENT ON COLUMN rm_queries.confidence IS 'Geometric mean probability of the generated tokens, 0 to 1. Null where it is not known.';
+COMMENT ON COLUMN rm_queries.file_count IS 'Number of files that belong to the question.';
+COMMENT ON COLUMN rm_queries.created_at IS 'When it was asked.';
+COMMENT ON COLUMN rm_queries.started_at IS 'When the first worker took it.';
+COMMENT ON COLUMN rm_queries.completed_at IS 'When it ended: answered, failed or cancelled.';
+COMMENT ON COLUMN rm_queries.prompt_tokens IS 'Tokens of the prompt. Null without an answer.';
+COMMENT ON COLUMN rm_queries.completion_tokens IS 'Tokens of the answer. Null without an answer.';
+COMMENT ON COLUMN rm_queries.last_seq IS 'Sequence in the log of the latest event that the row reflects.';

@@ -71,15 +71,16 @@ impl Builder {
         }
     }
 
-    /// Builds what there is to build; `false` where there is nothing.
+    /// Builds what there is to build; `false` where there is nothing, and something to tidy at most.
     async fn turn(&self) -> Result<bool, Error> {
         let database = owner::Error::Database;
         let mut connection = self.pool.acquire().await.map_err(database)?;
         let is_wanted = wanted(&mut connection).await.map_err(database)?;
-        drop(connection);
         if is_wanted.is_none() {
+            generation::sweep(&mut connection).await.map_err(database)?;
             return Ok(false);
         }
+        drop(connection);
         let stopping = self.source.lifecycle.soft();
         let mut owner = tokio::select! {
             () = stopping.cancelled() => return Ok(true),

@@ -1,28 +1,29 @@
 //! Generations of the read models: each is a schema with its rows, its checkpoints and its parked
-//! commits, and is folded from the log on its own.
+//! commits, and is folded from the log on its own; beside it a schema with its analysts' views.
 //!
 //! Statements name tables without a schema and find them by the connection's `search_path`. A flip
-//! renames schemas: it takes no lock on a table of rows, a query that has begun ends on the tables
-//! that it began with, and the next one, prepared or not, is planned again for the new ones.
+//! renames schemas: it takes no lock on a table or a view, a query that has begun ends on the tables
+//! that it began with, and the next one, prepared or not, is planned again for the new ones. For the
+//! same reason a flip drops nothing: a generation that is no longer needed is retired under a name
+//! of its own, and goes when nobody's query holds it any more.
 //!
 //! A writer that was flipped out finds a checkpoint of another generation and stops. Its `UPDATE`
 //! of the checkpoint must therefore be the last statement of its transaction: what it wrote before
 //! into tables of whatever generation stands or falls with that.
 
-use crate::view::signed;
+use crate::{analysts, view::signed};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, postgres::PgRow};
 
 /// Version of the views: of their tables and of what they make of events. Raise it with every
 /// change of either; an instance serves and writes generations of its own version only, and builds
 /// one where the live one is of another.
-pub(crate) const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 2;
 
 const TABLES: &str = include_str!("../schema/generation.sql");
 const INDEXES: &str = include_str!("../schema/indexes.sql");
-const ANALYTICS: &str = include_str!("../schema/analytics.sql");
 
-/// Longest wait for a lock that a reader's query may hold. A waiting flip holds up the queries that
-/// come after it, so that it rather gives way and tries again.
+/// Longest wait for a lock that a reader's query may hold. Whoever waits for one holds up the
+/// queries that come after, so that it rather gives way and tries again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '300ms'";
 
 const KEEP_SKIPPED: &str =
@@ -50,6 +51,15 @@ impl Slot {
             Self::Live => "rm",
             Self::Next => "rm_next",
             Self::Previous => "rm_previous",
+        }
+    }
+
+    /// The schema of its analysts' views.
+    pub(crate) const fn analytics(self) -> &'static str {
+        match self {
+            Self::Live => "analytics",
+            Self::Next => "analytics_next",
+            Self::Previous => "analytics_previous",
         }
     }
 }
@@ -141,7 +151,7 @@ fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
         .is_some_and(|code| codes.contains(&code.as_ref()))
 }
 
-/// Makes an empty generation. The live one gets its indexes and views at once.
+/// Makes an empty generation. The live one gets its indexes at once.
 pub(crate) async fn create(
     connection: &mut PgConnection,
     slot: Slot,
@@ -170,7 +180,6 @@ pub(crate) async fn create(
         sqlx::query("UPDATE meta SET indexed = true")
             .execute(&mut *transaction)
             .await?;
-        transaction.execute(sqlx::raw_sql(ANALYTICS)).await?;
     } else {
         // What somebody decided to leave out is left out again, if it still cannot be projected.
         let there: bool = sqlx::query_scalar("SELECT to_regclass('rm.skipped') IS NOT NULL")
@@ -180,6 +189,7 @@ pub(crate) async fn create(
             transaction.execute(KEEP_SKIPPED).await?;
         }
     }
+    analysts::create_views(&mut transaction, slot).await?;
     transaction.commit().await
 }
 
@@ -257,7 +267,8 @@ pub(crate) async fn want(
 pub(crate) async fn drop(connection: &mut PgConnection, slot: Slot) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     quietly(&mut transaction).await?;
-    remove(&mut transaction, slot).await?;
+    remove(&mut transaction, slot.analytics()).await?;
+    remove(&mut transaction, slot.schema()).await?;
     transaction.commit().await
 }
 
@@ -293,17 +304,61 @@ pub(crate) async fn finish_flip(
             rename(connection, "rm", "rm_former").await?;
             rename(connection, "rm_previous", "rm").await?;
             rename(connection, "rm_former", "rm_previous").await?;
+            rename(connection, "analytics", "analytics_former").await?;
+            rename(connection, "analytics_previous", "analytics").await?;
+            rename(connection, "analytics_former", "analytics_previous").await?;
         }
         Slot::Next | Slot::Live => {
-            remove(connection, Slot::Previous).await?;
+            retire(connection).await?;
             rename(connection, "rm", "rm_previous").await?;
             rename(connection, "rm_next", "rm").await?;
+            rename(connection, "analytics", "analytics_previous").await?;
+            rename(connection, "analytics_next", "analytics").await?;
         }
     }
     enter(connection, Slot::Live).await?;
     connection.execute("UPDATE meta SET flip = false").await?;
-    connection.execute(sqlx::raw_sql(ANALYTICS)).await?;
+    analysts::admit(connection).await?;
     connection.execute("COMMIT").await?;
+    Ok(())
+}
+
+/// Takes the names away from the previous generation, if there is one.
+async fn retire(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let Some(previous) = look(connection, Slot::Previous).await? else {
+        return Ok(());
+    };
+    let number = previous.generation;
+    rename(connection, "rm_previous", &format!("rm_retired_{number}")).await?;
+    // A generation of version 1 had no views of its own beside the live one.
+    let has_views: bool =
+        sqlx::query_scalar("SELECT to_regnamespace('analytics_previous') IS NOT NULL")
+            .fetch_one(&mut *connection)
+            .await?;
+    if has_views {
+        let retired = format!("analytics_retired_{number}");
+        rename(connection, "analytics_previous", &retired).await?;
+    }
+    Ok(())
+}
+
+/// Deletes retired generations, as far as no query holds them any more.
+pub(crate) async fn sweep(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let retired: Vec<String> = sqlx::query_scalar(
+        "SELECT nspname::text FROM pg_namespace
+         WHERE nspname ~ '^(analytics|rm)_retired_[0-9]+$' ORDER BY nspname",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for schema in retired {
+        let mut transaction = connection.begin().await?;
+        quietly(&mut transaction).await?;
+        match remove(&mut transaction, &schema).await {
+            Ok(()) => transaction.commit().await?,
+            Err(error) if is_locked(&error) => transaction.rollback().await?,
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 
@@ -323,8 +378,7 @@ async fn enter(connection: &mut PgConnection, slot: Slot) -> Result<(), sqlx::Er
     Ok(())
 }
 
-async fn remove(connection: &mut PgConnection, slot: Slot) -> Result<(), sqlx::Error> {
-    let schema = slot.schema();
+async fn remove(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     connection
         .execute(AssertSqlSafe(format!(
             "DROP SCHEMA IF EXISTS {schema} CASCADE"

@@ -8,12 +8,13 @@
 //!
 //! Read models come in generations ([`generation`]): [`live`] keeps the one going that answers
 //! questions, [`builder`] brings another up beside it and makes it live. Operators are answered in
-//! [`admin`].
+//! [`admin`]; [`analysts`] read with SQL.
 //!
 //! Several instances may run: [`owner`] makes one of them the writer, all of them answer. To add a
 //! view, see [`view`].
 
 mod admin;
+mod analysts;
 mod builder;
 mod chunk;
 mod commit;

@@ -247,7 +247,7 @@ const ANSWER: &str = "A projection reads the log from its checkpoint on and fold
     writes, and so that it can be built anew from the log at any time.";
 
 /// A commit of one event.
-fn part<A: Aggregate>(id: Uuid, command: Uuid, at: Timestamp, event: A::Event) -> Part {
+pub(crate) fn part<A: Aggregate>(id: Uuid, command: Uuid, at: Timestamp, event: A::Event) -> Part {
     let command = CommandId::new(command);
     let encoded = commit::encode::<A>(id, command, at, &[event]).expect("events are JSON");
     let mut headers = async_nats::HeaderMap::new();

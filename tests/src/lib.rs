@@ -14,4 +14,5 @@ pub mod history;
 pub mod projections;
 pub mod random_model;
 pub mod service;
+pub mod usage;
 pub mod world;

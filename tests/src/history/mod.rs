@@ -17,7 +17,7 @@ pub mod invent;
 mod killer;
 pub mod log;
 pub mod mutant;
-mod random;
+pub(crate) mod random;
 mod report;
 pub mod rows;
 pub mod run;
