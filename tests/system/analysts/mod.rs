@@ -2,6 +2,7 @@
 
 mod flips;
 mod live;
+mod page;
 mod rights;
 
 use infra::lifecycle::Lifecycle;
