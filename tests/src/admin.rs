@@ -1,7 +1,10 @@
 //! `amaima admin` against a world.
 
 use crate::world::World;
-use amaima::admin::{self, Exit};
+use amaima::{
+    admin::{self, Exit},
+    stack::Stack,
+};
 use clap::Parser;
 use serde_json::Value;
 
@@ -17,12 +20,19 @@ struct Cli {
 /// When the arguments are not understood.
 pub async fn text(world: &World, args: &[&str]) -> (Exit, String) {
     let url = &world.stack.endpoints().nats_url;
-    let before = ["admin", "--nats-url", url];
-    let cli = Cli::try_parse_from(before.iter().chain(args)).unwrap_or_else(|error| {
+    on(&world.stack, &[&["--nats-url", url], args].concat()).await
+}
+
+/// Runs `amaima admin <args>` on a stack's data directory.
+///
+/// # Panics
+/// When the arguments are not understood.
+pub async fn on(stack: &Stack, args: &[&str]) -> (Exit, String) {
+    let cli = Cli::try_parse_from(["admin"].iter().chain(args)).unwrap_or_else(|error| {
         panic!("{error}");
     });
     let mut out = Vec::new();
-    let exit = admin::run(world.stack.data_dir(), cli.options, &mut out).await;
+    let exit = admin::run(stack.data_dir(), cli.options, &mut out).await;
     (exit, String::from_utf8(out).expect("text"))
 }
 

@@ -10,6 +10,7 @@ pub mod browser;
 pub mod client;
 pub mod commits;
 pub mod disk;
+pub mod duckdb;
 pub mod history;
 pub mod projections;
 pub mod random_model;

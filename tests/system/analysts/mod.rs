@@ -1,5 +1,6 @@
 //! Analysts read the projections with SQL, and take them away as files.
 
+mod export;
 mod flips;
 mod live;
 mod page;

@@ -46,7 +46,7 @@ impl Connection {
 }
 
 /// URLs without user and password.
-fn without_secrets(urls: &str) -> String {
+pub(super) fn without_secrets(urls: &str) -> String {
     let each = urls.split(',').map(|url| {
         let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The question was not answered; says what is missing and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,32 @@ pub enum Error {
         /// What came instead.
         source: infra::nats::Error,
     },
+    /// Neither a URL nor a running stack with a database of its own.
+    #[error(
+        "no database runs on {data_dir}: start it with `amaima up`, or name one with --database-url or DATABASE_URL"
+    )]
+    NoDatabase {
+        /// The data directory that was looked at.
+        data_dir: PathBuf,
+    },
+    /// No database answers.
+    #[error(
+        "PostgreSQL at {address} lets nobody in: is it up, and are that the right URL and login?"
+    )]
+    DatabaseUnreachable {
+        /// Where, without user and password.
+        address: String,
+        /// What came instead.
+        source: async_nats::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path}")]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: parquet::errors::ParquetError,
+    },
     /// A request to the servers or to a service failed.
     #[error("{what} cannot be had just now")]
     Failed {
@@ -49,5 +75,11 @@ impl Error {
             what,
             source: source.into(),
         }
+    }
+
+    /// For `map_err`: the file that could not be written.
+    pub fn unwritable(path: &Path) -> impl FnOnce(parquet::errors::ParquetError) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Unwritable { path, source }
     }
 }

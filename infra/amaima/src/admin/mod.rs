@@ -8,6 +8,7 @@
 mod aggregate;
 mod connection;
 mod error;
+mod export;
 mod output;
 mod policies;
 mod progress;
@@ -59,6 +60,9 @@ enum Subject {
     /// The projections: how far they are, building them anew, what they have set aside
     #[command(after_help = EXIT_CODES)]
     Projections(projections::Options),
+    /// One of the analysts' views as a Parquet file
+    #[command(after_help = EXIT_CODES)]
+    Export(export::Options),
 }
 
 /// Does what was asked for, and tells how it is with the system. What was found out goes to `out`,
@@ -66,14 +70,16 @@ enum Subject {
 pub async fn run(data_dir: &Path, options: Options, out: &mut (dyn Write + Send)) -> Exit {
     let mut output = Output::new(out, options.json);
     let asked = async {
-        let connection = Connection::open(data_dir, options.nats_url.as_deref()).await?;
+        let bus = Connection::open(data_dir, options.nats_url.as_deref());
         match options.subject {
-            Subject::Streams => streams::run(&connection, &mut output).await,
-            Subject::Aggregate(options) => aggregate::run(&connection, options, &mut output).await,
-            Subject::Policies(options) => policies::run(&connection, options, &mut output).await,
+            Subject::Streams => streams::run(&bus.await?, &mut output).await,
+            Subject::Aggregate(options) => aggregate::run(&bus.await?, options, &mut output).await,
+            Subject::Policies(options) => policies::run(&bus.await?, options, &mut output).await,
             Subject::Projections(options) => {
-                projections::run(&connection, options, &mut output).await
+                projections::run(&bus.await?, options, &mut output).await
             }
+            // Asks the database and nobody on the bus.
+            Subject::Export(options) => export::run(data_dir, options, &mut output).await,
         }
     };
     match asked.await {

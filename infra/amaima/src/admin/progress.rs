@@ -13,7 +13,7 @@ const CELLS: u64 = 24;
 #[derive(Debug)]
 pub struct Progress {
     what: String,
-    total: u64,
+    total: Option<u64>,
     done: u64,
     terminal: bool,
     begun: Instant,
@@ -23,8 +23,17 @@ pub struct Progress {
 impl Progress {
     /// Work that begins now and has `total` steps.
     pub fn new(what: impl Into<String>, total: u64) -> Self {
+        Self::begun(what.into(), Some(total))
+    }
+
+    /// Work that begins now and has as many steps as there will be.
+    pub fn open_ended(what: impl Into<String>) -> Self {
+        Self::begun(what.into(), None)
+    }
+
+    fn begun(what: String, total: Option<u64>) -> Self {
         Self {
-            what: what.into(),
+            what,
             total,
             done: 0,
             terminal: io::stderr().is_terminal(),
@@ -57,7 +66,8 @@ impl Progress {
         let line = line(&self.what, self.done, self.total, self.begun.elapsed());
         let mut err = io::stderr();
         if self.terminal {
-            write!(err, "\r\x1b[K{} {line}", bar(self.done, self.total)).ok();
+            let bar = self.total.map(|total| bar(self.done, total));
+            write!(err, "\r\x1b[K{}{line}", bar.unwrap_or_default()).ok();
             err.flush().ok();
         } else {
             writeln!(err, "{line}").ok();
@@ -68,12 +78,15 @@ impl Progress {
 fn bar(done: u64, total: u64) -> String {
     let full = done.min(total) * CELLS / total.max(1);
     let (full, empty) = (full as usize, (CELLS - full) as usize);
-    format!("[{}{}]", "#".repeat(full), "-".repeat(empty))
+    format!("[{}{}] ", "#".repeat(full), "-".repeat(empty))
 }
 
-fn line(what: &str, done: u64, total: u64, took: Duration) -> String {
-    let percent = done.min(total) * 100 / total.max(1);
+fn line(what: &str, done: u64, total: Option<u64>, took: Duration) -> String {
     let rate = done as f64 / took.as_secs_f64().max(0.001);
+    let Some(total) = total else {
+        return format!("{what}: {done}, {rate:.0}/s");
+    };
+    let percent = done.min(total) * 100 / total.max(1);
     let left = total.saturating_sub(done) as f64 / rate.max(0.001);
     format!("{what}: {done} of {total} ({percent} %), {rate:.0}/s, about {left:.0} s left")
 }
@@ -85,13 +98,17 @@ mod tests {
     #[test]
     fn tells_share_rate_and_rest() {
         assert_eq!(
-            line("replay", 250, 1_000, Duration::from_secs(5)),
+            line("replay", 250, Some(1_000), Duration::from_secs(5)),
             "replay: 250 of 1000 (25 %), 50/s, about 15 s left"
         );
         assert_eq!(
-            bar(250, 1_000),
-            format!("[{}{}]", "#".repeat(6), "-".repeat(18))
+            line("export", 250, None, Duration::from_secs(5)),
+            "export: 250, 50/s"
         );
-        assert_eq!(bar(0, 0), format!("[{}]", "-".repeat(24)));
+        assert_eq!(
+            bar(250, 1_000),
+            format!("[{}{}] ", "#".repeat(6), "-".repeat(18))
+        );
+        assert_eq!(bar(0, 0), format!("[{}] ", "-".repeat(24)));
     }
 }

@@ -1,6 +1,7 @@
 //! The directory that a stack lives in: its lock, and what the next start has to know.
 
 use super::{Error, wait::wait_for};
+use infra::config::Secret;
 use rustix::{
     fs::{FlockOperation, flock},
     process::{Pid, Signal, geteuid, kill_process},
@@ -168,6 +169,19 @@ pub fn running_nats(data_dir: &Path) -> Result<Option<String>, Error> {
         return Ok(None);
     }
     Ok(read_state(data_dir)?.nats_port.map(super::nats::url))
+}
+
+/// Where the database of the stack is that runs on this directory, if one does and it is its own.
+///
+/// # Errors
+/// When the lock file or the state cannot be read.
+pub fn running_database(data_dir: &Path) -> Result<Option<Secret>, Error> {
+    if holder(data_dir)?.is_none() {
+        return Ok(None);
+    }
+    let state = read_state(data_dir)?;
+    let own = state.postgres_port.zip(state.postgres_password);
+    Ok(own.map(|(port, password)| Secret::new(super::postgres::own_url(port, &password))))
 }
 
 /// Deletes everything that stacks left in this directory and elsewhere on its behalf, waiting for

@@ -37,11 +37,11 @@ mod unprivileged;
 mod wait;
 
 pub use cluster::{Cluster, cluster, cluster_with};
-pub use data_dir::{Holder, holder, running_nats, wipe};
+pub use data_dir::{Holder, holder, running_database, running_nats, wipe};
 pub use endpoints::{Endpoints, Existing};
 pub use error::{Error, ServerKind};
 pub use process::Process;
-pub use programs::Programs;
+pub use programs::{Pinned, Programs, Wheel};
 pub use server::Server;
 pub use testing::{testing, testing_with};
 pub use wait::{TimedOut, wait_for};

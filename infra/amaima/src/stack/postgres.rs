@@ -105,7 +105,7 @@ pub(super) async fn start(
     data_dir.update(|state| state.postgres_port = Some(postgres.port))?;
     ensure_database(&postgres.url(postgres.port, "postgres")).await?;
     progress.say(program.answering(postgres.port, begun));
-    let url = postgres.url(postgres.port, NAME);
+    let url = own_url(postgres.port, postgres.password.expose());
     Ok((
         Server::new(ServerKind::Postgres, Body::Postgres(postgres)),
         url,
@@ -219,8 +219,7 @@ impl Postgres {
     }
 
     fn url(&self, port: u16, database: &str) -> String {
-        let password = self.password.expose();
-        format!("postgres://{NAME}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
+        url(port, self.password.expose(), database)
     }
 
     fn signal_all(&self, signal: Signal) -> Result<(), Error> {
@@ -300,6 +299,15 @@ async fn execute(url: &str, statement: &str) -> Result<(), Error> {
         what: statement.into(),
         source,
     })
+}
+
+/// The database that a stack has from the start.
+pub(super) fn own_url(port: u16, password: &str) -> String {
+    url(port, password, NAME)
+}
+
+fn url(port: u16, password: &str, database: &str) -> String {
+    format!("postgres://{NAME}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
 }
 
 /// The URL with another database in its path.

