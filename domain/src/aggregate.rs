@@ -5,6 +5,7 @@ use crate::{
     id::CommandId,
     subject::{self, Kind},
     time::Timestamp,
+    upcast::Recorded,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -30,7 +31,7 @@ pub trait Aggregate:
     /// another shape is not used; raise it with every change of either.
     const SHAPE: u32;
     /// Its facts.
-    type Event: Serialize + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static;
+    type Event: Recorded + Clone + std::fmt::Debug + Send + Sync + 'static;
     /// Its orders. Cloned when a decision is taken again after a conflict.
     type Command: Clone + std::fmt::Debug + Send + Sync + 'static;
     /// The rules that an order can break.

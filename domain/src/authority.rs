@@ -57,7 +57,7 @@ const TABLE: &[(&str, &[Role])] = &[
     ("refresh", &[Role::Anonymous]),
     ("logout", &[Role::User]),
     ("submit_query", &[Role::User]),
-    ("cancel_query", &[Role::User]),
+    ("cancel_query", &[Role::User, Role::System]),
     ("start_query", &[Role::Worker]),
     ("complete_query", &[Role::Worker]),
     ("fail_query", &[Role::Worker, Role::System]),

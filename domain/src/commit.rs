@@ -3,8 +3,9 @@
 //! Several events of one decision are atomic because they are one message, whatever the server.
 //! What the message's headers hold beside it is named here too.
 
-use crate::{Aggregate, Timestamp, id::CommandId, subject};
-use serde::{Serialize, de::DeserializeOwned};
+use crate::{Aggregate, Recorded, Timestamp, id::CommandId, subject, upcast};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// Headers of a message in the log, beside the server's own.
 pub mod header {
@@ -31,13 +32,19 @@ pub mod header {
 /// Version of the layout, for [`header::SCHEMA`].
 pub const SCHEMA: &str = "1";
 
-#[derive(Serialize)]
-struct CloudEvent<'a, E> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct CloudEvent<'a, E> {
+    /// The version of CloudEvents.
     specversion: &'static str,
+    /// `<command id>.<index>`, the same however often the command is tried.
     id: String,
+    /// What wrote it.
     source: &'static str,
+    /// `<kind>/<id>` of the aggregate.
     subject: &'a str,
+    /// When the command was decided.
     time: Timestamp,
+    /// What `data` is.
     datacontenttype: &'static str,
     #[serde(flatten)]
     event: &'a E,
@@ -115,12 +122,17 @@ fn type_of(json: &[u8]) -> &str {
     std::str::from_utf8(&rest[..end.unwrap_or(0)]).unwrap_or_default()
 }
 
-/// Reads the events of one decision back.
+/// Reads the events of one decision back, old ones at their latest versions.
 ///
 /// # Errors
 /// When the payload is no JSON array of events of this type.
-pub fn decode<E: DeserializeOwned>(subject: &str, payload: &[u8]) -> Result<Vec<E>, Undecodable> {
-    serde_json::from_slice(payload).map_err(|source| Undecodable {
+pub fn decode<E: Recorded>(subject: &str, payload: &[u8]) -> Result<Vec<E>, Undecodable> {
+    let events = serde_json::from_slice(payload);
+    let events = events.or_else(|error| {
+        let events = upcast::up_to_date(payload, E::UPCASTS).ok_or(error)?;
+        serde_json::from_value(events)
+    });
+    events.map_err(|source| Undecodable {
         subject: subject.to_owned(),
         source,
     })

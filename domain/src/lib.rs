@@ -7,11 +7,12 @@
 //! crosses a process, from subjects to socket frames, has its type in [`wire`].
 //!
 //! To add an aggregate: a folder with `mod`, `event`, `command`, `evolve`, `decide`, its kind in
-//! [`subject::Kind`], its commands in [`authority`], a golden file for every event.
+//! [`subject::Kind`], its commands in [`authority`], its events in the [`catalogue`].
 
 pub mod account;
 pub mod aggregate;
 pub mod authority;
+pub mod catalogue;
 pub mod commit;
 pub mod email;
 pub mod fingerprint;
@@ -19,14 +20,17 @@ pub mod id;
 pub mod limits;
 pub mod policy;
 pub mod query;
+pub mod schema;
 pub mod session;
 pub mod subject;
 pub mod text;
 pub mod time;
 pub mod timer;
+pub mod upcast;
 pub mod wire;
 
 pub use aggregate::{Aggregate, Context};
 pub use authority::Actor;
 pub use fingerprint::Fingerprint;
 pub use time::Timestamp;
+pub use upcast::Recorded;

@@ -90,6 +90,7 @@ enum QueryOrder {
     Complete(String),
     Fail,
     CancelBy(u128),
+    GiveUp,
 }
 
 fn query_order() -> impl Strategy<Value = QueryOrder> + Clone {
@@ -99,6 +100,7 @@ fn query_order() -> impl Strategy<Value = QueryOrder> + Clone {
         1 => ".{0,8}".prop_map(QueryOrder::Complete),
         1 => Just(QueryOrder::Fail),
         1 => (OWNER..3).prop_map(QueryOrder::CancelBy),
+        1 => Just(QueryOrder::GiveUp),
     ]
 }
 
@@ -154,6 +156,7 @@ fn query_command(order: &QueryOrder, _: &Query, _: u128) -> (query::Command, Act
             let cancel = query::Command::Cancel { query: QUERY };
             (cancel, Actor::User(account(*who)))
         }
+        QueryOrder::GiveUp => (query::Command::Cancel { query: QUERY }, Actor::System),
     }
 }
 

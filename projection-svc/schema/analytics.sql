@@ -7,6 +7,7 @@ SELECT query_id,
        COALESCE(model_used, model) AS model,
        status,
        error_code,
+       cancelled_by,
        latency_ms,
        confidence,
        jsonb_array_length(file_ids) AS file_count,
@@ -25,6 +26,7 @@ COMMENT ON COLUMN rm_queries.operation IS 'general, analysis, or another operati
 COMMENT ON COLUMN rm_queries.model IS 'The model that answered or, before the answer, works on it. Null while the query waits.';
 COMMENT ON COLUMN rm_queries.status IS 'queued, processing, completed, failed or cancelled.';
 COMMENT ON COLUMN rm_queries.error_code IS 'Why it failed: an error code of the API. Null where it did not.';
+COMMENT ON COLUMN rm_queries.cancelled_by IS 'Who gave a cancelled query up: owner or system. Null unless it was cancelled.';
 COMMENT ON COLUMN rm_queries.latency_ms IS 'Time spent on inference over all attempts, in milliseconds. Null without an answer.';
 COMMENT ON COLUMN rm_queries.confidence IS 'Geometric mean probability of the generated tokens, 0 to 1. Null where it is not known.';
 COMMENT ON COLUMN rm_queries.file_count IS 'Number of files that belong to the question.';

@@ -88,6 +88,7 @@ CREATE TABLE queries (
     completion_tokens bigint,
     error_code        text,
     error_message     text,
+    cancelled_by      text,
     created_at        timestamptz NOT NULL,
     started_at        timestamptz,
     completed_at      timestamptz,

@@ -93,12 +93,13 @@ fn read_events(
 
 /// The place of the error and not its words, which may quote what a person wrote.
 fn unreadable(types: &str, error: &Undecodable) -> String {
-    format!(
-        "events ({types}) cannot be read: {:?} error at line {}, column {}",
-        error.source.classify(),
-        error.source.line(),
-        error.source.column()
-    )
+    let place = match error.source.line() {
+        // Without a place: what the upcasts made of it is at fault.
+        0 => "after its upcasts".to_owned(),
+        line => format!("at line {line}, column {}", error.source.column()),
+    };
+    let kind = error.source.classify();
+    format!("events ({types}) cannot be read: {kind:?} error {place}")
 }
 
 #[cfg(test)]
@@ -130,6 +131,9 @@ mod tests {
             reason.contains("(the.types) cannot be read: Data error"),
             "{reason}"
         );
+        let old = r#"[{"type":"query.cancelled.v1","data":{"query":"Mia's","at":7}}]"#;
+        let reason = events(&subject(Kind::Query), old).unwrap_err();
+        assert!(reason.ends_with("Data error after its upcasts"), "{reason}");
         let reason = events("ev.00.planet.x", "[]").unwrap_err();
         assert!(reason.contains("names no aggregate"), "{reason}");
     }

@@ -8,7 +8,7 @@ use domain::{
     commit::{self, header},
     email,
     id::{AccountId, CommandId, EmailId, QueryId, RefreshId, SessionId},
-    query::{self, Answer, Submission, Usage},
+    query::{self, Answer, CancelledBy, Submission, Usage},
     session, subject,
     wire::error::Code,
 };
@@ -192,7 +192,11 @@ impl History {
                 message: "The model failed.".into(),
                 at,
             },
-            1 => query::Event::Cancelled { query, at },
+            1 => query::Event::Cancelled {
+                query,
+                by: CancelledBy::Owner,
+                at,
+            },
             _ => query::Event::Completed {
                 query,
                 answer: Answer {

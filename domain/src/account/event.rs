@@ -1,8 +1,9 @@
-use crate::{Timestamp, id::AccountId};
+use crate::{Recorded, Timestamp, id::AccountId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What happened to an account. The names are the storage format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
     /// A person registered.
@@ -23,8 +24,10 @@ pub enum Event {
     },
 }
 
+impl Recorded for Event {}
+
 /// Subscription of an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Costs nothing.

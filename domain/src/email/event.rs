@@ -1,8 +1,9 @@
-use crate::{Timestamp, id::AccountId};
+use crate::{Recorded, Timestamp, id::AccountId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What happened to the claim. The names are the storage format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
     /// An account took the address.
@@ -14,3 +15,5 @@ pub enum Event {
         at: Timestamp,
     },
 }
+
+impl Recorded for Event {}

@@ -25,7 +25,7 @@ pub(super) fn react(event: &Event) -> Option<Reaction> {
             },
             at,
         ),
-        Event::Cancelled { query, at } => (query, Terminal::Cancelled, at),
+        Event::Cancelled { query, at, .. } => (query, Terminal::Cancelled, at),
         Event::Submitted { .. } | Event::Started { .. } => return None,
     };
     Some(Reaction::CloseStream {

@@ -34,7 +34,7 @@ mod tests {
     use crate::{
         Timestamp,
         id::{AccountId, QueryId},
-        query::Submission,
+        query::{CancelledBy, Submission},
     };
     use uuid::Uuid;
 
@@ -60,6 +60,7 @@ mod tests {
         assert_eq!(
             react(&Event::Cancelled {
                 query,
+                by: CancelledBy::Owner,
                 at: Timestamp::from_millis(4)
             }),
             None

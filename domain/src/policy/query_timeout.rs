@@ -56,7 +56,11 @@ fn in_words(millis: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Timestamp, id::AccountId, query::Submission};
+    use crate::{
+        Timestamp,
+        id::AccountId,
+        query::{CancelledBy, Submission},
+    };
     use uuid::Uuid;
 
     const QUERY: QueryId = QueryId::new(Uuid::from_u128(1));
@@ -100,6 +104,7 @@ mod tests {
             failed,
             Event::Cancelled {
                 query: QUERY,
+                by: CancelledBy::Owner,
                 at: at(6),
             },
         ] {

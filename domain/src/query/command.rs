@@ -41,7 +41,7 @@ pub enum Command {
         /// In words that may be shown to the client.
         message: String,
     },
-    /// Its owner wants no answer any more.
+    /// No answer is wanted any more, by its owner or by the system.
     Cancel {
         /// The query's id.
         query: QueryId,

@@ -1,5 +1,5 @@
-use super::{Command, Event, Query, Status};
-use crate::{Actor, Context};
+use super::{CancelledBy, Command, Event, Query, Status};
+use crate::{Actor, Context, id::AccountId};
 
 /// Why a query refuses an order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,12 +77,24 @@ pub(super) fn decide(query: &Query, command: Command, cx: &Context) -> Result<Ve
                 at: cx.now,
             },
         ),
-        Command::Cancel { .. } if cx.actor != Actor::User(*owner) => Err(Refused::Unknown),
-        Command::Cancel { query } => end(
-            *status,
-            Status::Cancelled,
-            Event::Cancelled { query, at: cx.now },
-        ),
+        Command::Cancel { query } => {
+            let by = cancelled_by(&cx.actor, *owner).ok_or(Refused::Unknown)?;
+            let at = cx.now;
+            end(
+                *status,
+                Status::Cancelled,
+                Event::Cancelled { query, by, at },
+            )
+        }
+    }
+}
+
+/// As whom the actor may give the query up, if at all.
+fn cancelled_by(actor: &Actor, owner: AccountId) -> Option<CancelledBy> {
+    match actor {
+        Actor::User(user) if *user == owner => Some(CancelledBy::Owner),
+        Actor::System => Some(CancelledBy::System),
+        Actor::Anonymous | Actor::User(_) | Actor::Worker(_) => None,
     }
 }
 
@@ -95,5 +107,51 @@ fn end(status: Status, wanted: Status, event: Event) -> Result<Vec<Event>, Refus
         Ok(vec![])
     } else {
         Err(Refused::Ended(status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Timestamp,
+        id::{CommandId, QueryId},
+    };
+    use uuid::Uuid;
+
+    #[test]
+    fn the_owner_and_the_system_give_a_query_up_and_nobody_else() {
+        let account = |n| AccountId::new(Uuid::from_u128(n));
+        let state = Query::Asked {
+            owner: account(1),
+            status: Status::Processing,
+            attempts: 1,
+        };
+        let query = QueryId::new(Uuid::from_u128(2));
+        let cancelled = |actor| {
+            let cx = Context {
+                now: Timestamp::from_millis(3),
+                actor,
+                command_id: CommandId::new(Uuid::from_u128(4)),
+            };
+            decide(&state, Command::Cancel { query }, &cx)
+        };
+        let at = Timestamp::from_millis(3);
+        for (actor, by) in [
+            (Actor::User(account(1)), CancelledBy::Owner),
+            (Actor::System, CancelledBy::System),
+        ] {
+            assert_eq!(
+                cancelled(actor),
+                Ok(vec![Event::Cancelled { query, by, at }])
+            );
+        }
+        for stranger in [
+            Actor::Anonymous,
+            Actor::User(account(5)),
+            Actor::Worker("w".into()),
+        ] {
+            assert_eq!(cancelled(stranger), Err(Refused::Unknown));
+        }
     }
 }

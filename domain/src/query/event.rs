@@ -1,12 +1,15 @@
+use super::upcast;
 use crate::{
-    Timestamp,
+    Recorded, Timestamp,
     id::{AccountId, QueryId},
+    upcast::Upcast,
     wire::error::Code,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What happened to a query. The names are the storage format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
     /// Somebody asked.
@@ -59,18 +62,44 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
-    /// Its owner wanted no answer any more.
-    #[serde(rename = "query.cancelled.v1")]
+    /// No answer was wanted any more.
+    #[serde(rename = "query.cancelled.v2")]
     Cancelled {
         /// The query.
         query: QueryId,
+        /// Who gave it up.
+        by: CancelledBy,
         /// When.
         at: Timestamp,
     },
 }
 
+impl Recorded for Event {
+    const UPCASTS: &'static [Upcast] = upcast::ALL;
+}
+
+/// Who gave a query up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelledBy {
+    /// Who had asked.
+    Owner,
+    /// Nobody who could still want the answer: an operator, or the erasure of its owner.
+    System,
+}
+
+impl CancelledBy {
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::System => "system",
+        }
+    }
+}
+
 /// What was asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Submission {
     /// The question, trimmed.
     pub text: String,
@@ -88,7 +117,7 @@ pub struct Submission {
 }
 
 /// What was answered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Answer {
     /// The whole text, equal to the chunks joined.
     pub response_text: String,
@@ -108,7 +137,7 @@ pub struct Answer {
 }
 
 /// Tokens that a query cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,

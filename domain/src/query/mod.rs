@@ -1,20 +1,21 @@
 //! One question and its answer.
 //!
 //! Invariants: it is submitted once and ends exactly once (completed, failed or cancelled); only
-//! its owner cancels it, only a worker starts it, and a worker
-//! or a policy ends it. The tokens of the answer are not part
+//! its owner or the system cancels it, only a worker starts it, and a worker or a policy ends it. The tokens of the answer are not part
 //! of its history (see [`crate::wire::token`]); the completing event holds the whole text.
 
 mod command;
 mod decide;
 mod event;
 mod evolve;
+mod upcast;
 
 pub use command::Command;
 pub use decide::Refused;
-pub use event::{Answer, Event, Submission, Usage};
+pub use event::{Answer, CancelledBy, Event, Submission, Usage};
 
 use crate::{Aggregate, Context, id::AccountId, subject::Kind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The state that decisions about a query start from.
@@ -36,7 +37,7 @@ pub enum Query {
 }
 
 /// How far a query is, as the wire writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Waits for a worker.
@@ -49,7 +50,7 @@ pub enum Status {
     Completed,
     /// Ended without an answer.
     Failed,
-    /// Ended by its owner.
+    /// Given up by its owner or the system.
     Cancelled,
 }
 

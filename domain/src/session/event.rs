@@ -1,11 +1,12 @@
 use crate::{
-    Timestamp,
+    Recorded, Timestamp,
     id::{AccountId, RefreshId, SessionId},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What happened to a session. The names are the storage format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
     /// Somebody signed in.
@@ -52,8 +53,10 @@ pub enum Event {
     },
 }
 
+impl Recorded for Event {}
+
 /// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The person signed out.

@@ -1,10 +1,11 @@
 //! Frames of the query socket (contract §6). Clients decode some of them strictly: keys are exact.
 
 use crate::{Timestamp, id::QueryId, query::Status, wire::error::Code};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A frame from the server: `{"type","data","seq","timestamp"}`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ServerFrame {
     /// The frame's type and data.
     #[serde(flatten)]
@@ -17,7 +18,7 @@ pub struct ServerFrame {
 }
 
 /// What the server says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 pub enum ServerBody {
     /// The first frame.
@@ -58,7 +59,7 @@ pub enum ServerBody {
 }
 
 /// What a subscription is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Topic {
     /// A query.
@@ -75,8 +76,9 @@ pub enum Topic {
 }
 
 /// `data` of a `query_update`. A client decodes it strictly: no further keys.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct QueryUpdate {
     /// The query.
     pub query_id: QueryId,
@@ -98,7 +100,7 @@ pub struct QueryUpdate {
 }
 
 /// See [`QueryUpdate::verification`].
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Verification {
     /// 0 to 1.
     pub confidence: f64,
@@ -119,20 +121,24 @@ impl QueryUpdate {
 }
 
 /// A frame from a client. Unknown keys are ignored.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(tag = "type", rename_all = "snake_case")]
 pub enum ClientFrame {
     /// Ask.
     SubmitQuery(SubmitQuery),
     /// Follow a query.
     SubscribeQuery {
         /// Its id, as the client wrote it.
+        #[schemars(rename = "queryId")]
         query_id: String,
         /// The last `seq` that the client has seen.
+        #[schemars(rename = "fromSeq", default)]
         from_seq: u32,
     },
     /// Follow it no longer.
     UnsubscribeQuery {
         /// Its id, as the client wrote it.
+        #[schemars(rename = "queryId")]
         query_id: String,
     },
     /// Follow the state of the system.
@@ -146,10 +152,11 @@ pub enum ClientFrame {
 }
 
 /// `submit_query`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 pub struct SubmitQuery {
     /// The question.
     #[serde(default)]
+    #[schemars(required)]
     pub query: Option<String>,
     /// The operation.
     #[serde(default)]
@@ -348,6 +355,23 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    /// The description of frames and the parser are two things.
+    #[test]
+    fn every_described_frame_is_read() {
+        let frames = crate::schema::by_type(&crate::schema::read::<ClientFrame>());
+        assert_eq!(frames.len(), 7, "{frames:?}");
+        for (name, schema) in frames {
+            let frame = serde_json::json!({ "type": name, "query": "Why?", "queryId": "a" });
+            assert!(ClientFrame::parse(&frame.to_string()).is_ok(), "{name}");
+            for field in schema["required"].as_array().unwrap() {
+                assert!(
+                    frame.get(field.as_str().unwrap()).is_some(),
+                    "{name}: {field}"
+                );
+            }
+        }
     }
 
     proptest! {

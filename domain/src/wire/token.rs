@@ -13,10 +13,11 @@ use crate::{
         socket::{QueryUpdate, Verification},
     },
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One message of the stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     /// Its number, from 1, without gaps.
     pub seq: u32,
@@ -30,7 +31,7 @@ pub struct Message {
 }
 
 /// What a message of the stream says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
     /// The query waits for a worker.
@@ -45,7 +46,7 @@ pub enum Body {
 }
 
 /// A piece of the answer: the text for clients, and what a next worker needs to go on after it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Chunk {
     /// The text; joined with nothing between, chunks give the answer.
     pub text: String,
@@ -58,7 +59,7 @@ pub struct Chunk {
 }
 
 /// How a query ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Terminal {
     /// With an answer.
@@ -73,7 +74,7 @@ pub enum Terminal {
         /// In words.
         message: String,
     },
-    /// By its owner.
+    /// Given up.
     Cancelled,
 }
 

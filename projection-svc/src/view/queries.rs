@@ -8,7 +8,7 @@ use crate::instant::Instant;
 use domain::{
     Timestamp,
     id::{AccountId, QueryId},
-    query::{Answer, Event, Status},
+    query::{Answer, CancelledBy, Event, Status},
     text::storable,
     wire::{
         error::Code,
@@ -51,6 +51,7 @@ pub(super) struct Later {
     started_at: Option<Timestamp>,
     answer: Option<Answer>,
     failure: Option<(Code, String)>,
+    cancelled_by: Option<CancelledBy>,
     completed_at: Option<Timestamp>,
 }
 
@@ -64,6 +65,7 @@ impl Overlay for Later {
         self.started_at = self.started_at.or(later.started_at);
         self.answer = later.answer.or(self.answer.take());
         self.failure = later.failure.or(self.failure.take());
+        self.cancelled_by = later.cancelled_by.or(self.cancelled_by);
         self.completed_at = later.completed_at.or(self.completed_at);
     }
 }
@@ -133,7 +135,13 @@ pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<()
             };
             (query, later)
         }
-        Event::Cancelled { query, at } => (query, ended(Status::Cancelled, *at)),
+        Event::Cancelled { query, by, at } => {
+            let later = Later {
+                cancelled_by: Some(*by),
+                ..ended(Status::Cancelled, *at)
+            };
+            (query, later)
+        }
     };
     changes.go_on(query.uuid(), later, seq);
     Ok(())
@@ -170,20 +178,22 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
              (query_id, owner, query, operation, file_ids, reference, status, worker, model,
               attempts, started_at, response_text, model_used, confidence, latency_ms,
               finish_reason, prompt_tokens, completion_tokens, error_code, error_message,
-              completed_at, created_at, last_seq)
+              cancelled_by, completed_at, created_at, last_seq)
          SELECT query_id, owner, query, operation, file_ids, reference,
                 COALESCE(status, 'queued'), worker, model, COALESCE(attempts, 0), started_at,
                 response_text, model_used, confidence, latency_ms, finish_reason, prompt_tokens,
-                completion_tokens, error_code, error_message, completed_at, created_at, last_seq
+                completion_tokens, error_code, error_message, cancelled_by, completed_at,
+                created_at, last_seq
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[],
                      $7::timestamptz[], $8::text[], $9::text[], $10::float8[], $11::bigint[],
                      $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::text[],
-                     $17::timestamptz[], $18::uuid[], $19::text[], $20::text[], $21::jsonb[],
-                     $22::text[], $23::timestamptz[])
+                     $17::timestamptz[], $18::text[], $19::uuid[], $20::text[], $21::text[],
+                     $22::jsonb[], $23::text[], $24::timestamptz[])
               AS begun (query_id, last_seq, status, worker, model, attempts, started_at,
                         response_text, model_used, confidence, latency_ms, finish_reason,
                         prompt_tokens, completion_tokens, error_code, error_message,
-                        completed_at, owner, query, operation, file_ids, reference, created_at)",
+                        completed_at, cancelled_by, owner, query, operation, file_ids, reference,
+                        created_at)",
     );
     bind_later(statement, begun)
         .bind(new(begun, |new| new.owner.uuid()))
@@ -216,16 +226,17 @@ async fn update(gone_on: &[Row<'_>], connection: &mut PgConnection) -> Result<u6
              completion_tokens = COALESCE(later.completion_tokens, row.completion_tokens),
              error_code = COALESCE(later.error_code, row.error_code),
              error_message = COALESCE(later.error_message, row.error_message),
+             cancelled_by = COALESCE(later.cancelled_by, row.cancelled_by),
              completed_at = COALESCE(later.completed_at, row.completed_at),
              last_seq = later.last_seq
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[],
                      $7::timestamptz[], $8::text[], $9::text[], $10::float8[], $11::bigint[],
                      $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::text[],
-                     $17::timestamptz[])
+                     $17::timestamptz[], $18::text[])
               AS later (query_id, last_seq, status, worker, model, attempts, started_at,
                         response_text, model_used, confidence, latency_ms, finish_reason,
                         prompt_tokens, completion_tokens, error_code, error_message,
-                        completed_at)
+                        completed_at, cancelled_by)
          WHERE row.query_id = later.query_id",
     );
     let done = bind_later(statement, gone_on).execute(connection).await?;
@@ -234,7 +245,7 @@ async fn update(gone_on: &[Row<'_>], connection: &mut PgConnection) -> Result<u6
 
 type Statement = Query<'static, Postgres, PgArguments>;
 
-/// Binds `$1` to `$17`, which both statements have.
+/// Binds `$1` to `$18`, which both statements have.
 fn bind_later(statement: Statement, rows: &[Row<'_>]) -> Statement {
     statement
         .bind(column(rows, |row| row.id))
@@ -261,6 +272,9 @@ fn bind_later(statement: Statement, rows: &[Row<'_>]) -> Statement {
         .bind(failure(rows, |(code, _)| code.as_str()))
         .bind(failure(rows, |(_, message)| message.as_str()))
         .bind(column(rows, |row| row.later.completed_at.map(Instant)))
+        .bind(column(rows, |row| {
+            row.later.cancelled_by.map(CancelledBy::as_str)
+        }))
 }
 
 fn new<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a Submitted) -> T) -> Vec<Option<T>> {
@@ -472,6 +486,7 @@ mod tests {
     fn any_split_into_batches_gives_the_same_rows() {
         let cancelled = Event::Cancelled {
             query: QueryId::new(Uuid::from_u128(7)),
+            by: CancelledBy::System,
             at: millis(30),
         };
         let events = [
@@ -499,6 +514,7 @@ mod tests {
         assert!(failed.answer.is_none());
         let cancelled = &rows[&Uuid::from_u128(7)];
         assert_eq!(cancelled.later.status, Some(Status::Cancelled));
+        assert_eq!(cancelled.later.cancelled_by, Some(CancelledBy::System));
         assert_eq!(cancelled.last_seq, 7);
     }
 

@@ -95,7 +95,7 @@ fn of_query(rows: &mut Rows, commit: &Commit, event: &query::Event) {
             "file_ids": submission.file_ids, "reference": submission.reference,
             "status": "queued", "attempts": 0, "created_at": at.as_millis(),
             "worker": null, "model": null, "response_text": null, "error_code": null,
-            "started_at": null, "completed_at": null,
+            "cancelled_by": null, "started_at": null, "completed_at": null,
         }),
         query::Event::Started {
             worker,
@@ -126,9 +126,9 @@ fn of_query(rows: &mut Rows, commit: &Commit, event: &query::Event) {
             "status": "failed", "error_code": code.as_str(), "error_message": message,
             "completed_at": at.as_millis(),
         }),
-        query::Event::Cancelled { at, .. } => {
-            json!({ "status": "cancelled", "completed_at": at.as_millis() })
-        }
+        query::Event::Cancelled { by, at, .. } => json!({
+            "status": "cancelled", "cancelled_by": by.as_str(), "completed_at": at.as_millis(),
+        }),
     };
     set(rows, QUERIES, commit, columns);
 }

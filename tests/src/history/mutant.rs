@@ -11,7 +11,7 @@ use super::{
 use domain::{
     Timestamp,
     id::QueryId,
-    query::{Event, Status},
+    query::{CancelledBy, Event, Status},
 };
 use std::collections::HashSet;
 use uuid::Uuid;
@@ -110,7 +110,8 @@ impl Mutant {
                 let mut again = (*random.pick(&ends)?).clone();
                 again.command = random.id().to_string();
                 let (query, at) = (QueryId::new(again.aggregate.id), Timestamp::from_millis(1));
-                again.events = Events::Query(vec![Event::Cancelled { query, at }]);
+                let by = CancelledBy::System;
+                again.events = Events::Query(vec![Event::Cancelled { query, by, at }]);
                 append(&mut spoilt, again, None);
             }
             Self::ChangeRow => {

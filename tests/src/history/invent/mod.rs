@@ -13,7 +13,7 @@ use super::{
 use domain::{
     Timestamp,
     id::{AccountId, QueryId},
-    query::{self, Status},
+    query::{self, CancelledBy, Status},
     subject::{Aggregate, Kind},
     wire::error::Code,
 };
@@ -274,6 +274,7 @@ impl System {
         let (command, at) = (self.command(), self.now());
         let event = query::Event::Cancelled {
             query: QueryId::new(query),
+            by: CancelledBy::Owner,
             at,
         };
         let seq = self.append(Kind::Query, query, &command, Events::Query(vec![event]));
