@@ -10,6 +10,7 @@
 
 mod app;
 mod ask;
+mod asyncapi;
 mod config;
 mod consistency;
 mod console;

@@ -4,7 +4,7 @@ use crate::{
     app::App,
     edge::{self, seal::seal},
     openapi::Doc,
-    rest::{auth, documents, health, queries, version},
+    rest::{auth, catalog, documents, health, queries, version},
     socket,
 };
 use axum::{Router, middleware, response::IntoResponse, routing::get, routing::post};
@@ -31,7 +31,9 @@ pub(crate) const DOCS: &[Doc] = &[
     health::ALIVE,
     health::READY,
     version::DOC,
+    catalog::EVENTS,
     documents::OPENAPI,
+    documents::ASYNCAPI,
 ];
 
 fn routes() -> Router<App> {
@@ -54,7 +56,9 @@ fn routes() -> Router<App> {
         .route(health::ALIVE.path, get(health::alive))
         .route(health::READY.path, get(health::ready))
         .route(version::DOC.path, get(version::handle))
+        .route(catalog::EVENTS.path, get(catalog::events))
         .route(documents::OPENAPI.path, get(documents::openapi))
+        .route(documents::ASYNCAPI.path, get(documents::asyncapi))
 }
 
 /// The whole application: routes and console within the layers of [`edge`].

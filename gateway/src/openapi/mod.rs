@@ -394,5 +394,7 @@ mod tests {
         }))
         .unwrap();
         same_keys("QueryItem", &serde_json::to_value(item).unwrap());
+        let event_type = crate::rest::catalog::example();
+        same_keys("EventType", &serde_json::to_value(event_type).unwrap());
     }
 }

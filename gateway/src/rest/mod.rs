@@ -1,6 +1,7 @@
 //! REST, one endpoint per file.
 
 pub(crate) mod auth;
+pub(crate) mod catalog;
 pub(crate) mod documents;
 pub(crate) mod health;
 pub(crate) mod queries;
