@@ -34,7 +34,7 @@ fn says_what_is_missing() {
     let error = json(&output)["error"].to_string();
     assert!(error.contains("127.0.0.1:1"), "{error}");
     // Every subject tells its exit codes.
-    for subject in ["streams", "aggregate", "policies"] {
+    for subject in ["streams", "aggregate", "catalogue", "policies"] {
         let help = admin(None, &[subject, "--help"]);
         assert!(String::from_utf8_lossy(&help.stdout).contains("Exit codes"));
     }

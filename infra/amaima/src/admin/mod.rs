@@ -6,6 +6,7 @@
 //! its line in [`run`].
 
 mod aggregate;
+mod catalogue;
 mod connection;
 mod error;
 mod export;
@@ -54,6 +55,9 @@ enum Subject {
     /// One aggregate: its history, its state, what changed between two of its states
     #[command(subcommand, after_help = EXIT_CODES)]
     Aggregate(aggregate::Options),
+    /// The types of events, their versions, how many of each the log holds
+    #[command(after_help = EXIT_CODES)]
+    Catalogue(catalogue::Options),
     /// How far the policies are, what they have set aside, what they would do
     #[command(after_help = EXIT_CODES)]
     Policies(policies::Options),
@@ -74,6 +78,7 @@ pub async fn run(data_dir: &Path, options: Options, out: &mut (dyn Write + Send)
         match options.subject {
             Subject::Streams => streams::run(&bus.await?, &mut output).await,
             Subject::Aggregate(options) => aggregate::run(&bus.await?, options, &mut output).await,
+            Subject::Catalogue(options) => catalogue::run(&bus.await?, options, &mut output).await,
             Subject::Policies(options) => policies::run(&bus.await?, options, &mut output).await,
             Subject::Projections(options) => {
                 projections::run(&bus.await?, options, &mut output).await
