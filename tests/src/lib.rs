@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod browser;
+pub mod catalogue;
 pub mod client;
 pub mod commits;
 pub mod disk;

@@ -1,6 +1,7 @@
 //! A whole system: servers, services, a place for clients.
 
 use crate::{
+    catalogue,
     client::Client,
     random_model::{self, Words},
     service::{self, Role},
@@ -306,6 +307,18 @@ impl World {
         infra::nats::connect(&config, "test")
             .await
             .expect("a connection")
+    }
+}
+
+impl Drop for World {
+    /// Whatever a test was about, what services have written is what the catalogue says.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            tokio::task::block_in_place(|| {
+                let check = async { catalogue::check_log(&self.nats().await).await };
+                tokio::runtime::Handle::current().block_on(check)
+            });
+        }
     }
 }
 

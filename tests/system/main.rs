@@ -9,6 +9,7 @@ mod accounts;
 mod admin;
 mod analysts;
 mod architecture;
+mod catalogue;
 mod consistency;
 mod console;
 mod demo_model;
