@@ -5,7 +5,7 @@ use crate::{commits::part, history::random::Random};
 use domain::{
     Timestamp, account, email,
     id::{AccountId, EmailId, QueryId, RefreshId, SessionId},
-    query::{Answer, Event, Query, Submission, Usage},
+    query::{Answer, CancelledBy, Event, Query, Submission, Usage},
     session,
     wire::error::Code,
 };
@@ -331,5 +331,11 @@ fn fail(query: QueryId, code: Code, ended: i64, random: &mut Random, log: &mut L
 
 fn cancel(query: QueryId, ended: i64, random: &mut Random, log: &mut Log) {
     let at = Timestamp::from_millis(ended);
-    log.query(query, random.id(), ended, Event::Cancelled { query, at });
+    let by = CancelledBy::Owner;
+    log.query(
+        query,
+        random.id(),
+        ended,
+        Event::Cancelled { query, by, at },
+    );
 }

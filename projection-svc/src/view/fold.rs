@@ -89,9 +89,7 @@ impl<New, Later: Overlay> Fold<New, Later> {
     pub(crate) fn split(&self) -> (Vec<&Change<New, Later>>, Vec<&Change<New, Later>>) {
         let mut changes: Vec<_> = self.changes.values().collect();
         changes.sort_unstable_by_key(|change| change.id);
-        changes
-            .into_iter()
-            .partition(|change| change.new.is_some())
+        changes.into_iter().partition(|change| change.new.is_some())
     }
 
     /// Checks that every row of `sent` was there to be overwritten.

@@ -4,7 +4,14 @@ use sqlx::AssertSqlSafe;
 use tests::usage::WORDS;
 
 /// Columns of text, and what they may hold: names that programs give, and never a person's words.
-const TEXTS: [&str; 5] = ["error_code", "model", "operation", "status", "tier"];
+const TEXTS: [&str; 6] = [
+    "cancelled_by",
+    "error_code",
+    "model",
+    "operation",
+    "status",
+    "tier",
+];
 /// Types that hold no text.
 const NUMBERS: [&str; 7] = [
     "bigint",
