@@ -5,7 +5,6 @@ use crate::{
     settings::Settings,
     work::{EVENTS, Step, Task},
 };
-use amaima::stack::wait_for;
 use anyhow::Context;
 use std::{
     ops::Range,
@@ -80,25 +79,31 @@ pub struct Figures {
     pub faults: Vec<String>,
 }
 
-/// How long the rows may be behind the commands, and how long a rebuild may take.
-pub fn patience(rows: u64) -> Duration {
-    Duration::from_secs(60) + Duration::from_millis(20) * u32::try_from(rows).unwrap_or(u32::MAX)
-}
+/// A projection that has not moved for so long has lost something.
+const STANDSTILL: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Waits until so many rows are completed.
 ///
 /// # Errors
-/// When that does not happen in time.
+/// When they do not become more any longer.
 pub async fn wait_for_rows(contestant: &impl Contestant, expected: u64) -> anyhow::Result<()> {
-    wait_for("a complete projection", patience(expected), || async {
-        match contestant.completed().await {
-            Ok(rows) if rows >= expected => Ok(()),
-            Ok(rows) => Err(format!("{rows} of {expected} rows are completed")),
-            Err(error) => Err(format!("{error:#}")),
+    let mut most = 0;
+    let mut moved = Instant::now();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        let rows = contestant.completed().await;
+        match &rows {
+            Ok(rows) if *rows >= expected => return Ok(()),
+            Ok(rows) if *rows > most => (most, moved) = (*rows, Instant::now()),
+            Ok(_) | Err(_) => {}
         }
-    })
-    .await?;
-    Ok(())
+        if moved.elapsed() > STANDSTILL {
+            rows.context("the rows cannot be counted")?;
+            anyhow::bail!("it stands still at {most} of {expected} rows");
+        }
+    }
 }
 
 /// Runs it once.
