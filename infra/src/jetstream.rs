@@ -5,12 +5,12 @@ use crate::config;
 use async_nats::{
     Client,
     jetstream::{
-        self,
+        self, ErrorCode,
         context::{CreateKeyValueError, CreateStreamError},
         kv,
         stream::{
-            Compression, Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy,
-            StorageType,
+            Compression, Config, DiscardPolicy, InfoError, PersistenceMode, Republish,
+            RetentionPolicy, StorageType,
         },
     },
 };
@@ -46,6 +46,18 @@ pub enum Error {
         /// What is needed.
         required: &'static str,
     },
+    /// The log is gone, and the other streams are not.
+    #[error(
+        "the stream {log} is gone although {other} is there: its server could not load it, or somebody deleted it; a new one would delete what is left of it on disk. Look at the server's log, then restore (`amaima admin restore`), or delete {other} as well to begin anew",
+        log = subject::EVENTS
+    )]
+    LogLost {
+        /// A stream that is there.
+        other: &'static str,
+    },
+    /// The streams cannot be looked up.
+    #[error("the streams cannot be looked up")]
+    Lookup(#[source] InfoError),
     /// A stream has not the settings that were asked for.
     #[error("stream {name} has other settings than asked for: {setting}")]
     Weaker {
@@ -76,6 +88,7 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
         });
     }
     let context = jetstream::new(client.clone());
+    demand_log(&context).await?;
     for (name, config) in streams(nats) {
         let info = context
             .create_or_update_stream(config.clone())
@@ -95,6 +108,40 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
             .map_err(|source| Error::Bucket { name, source })?;
     }
     Ok(context)
+}
+
+/// A server that finds a damaged block at its start may leave the whole stream out, and a stream of
+/// that name that is made then takes the place of its files. So the log is made only where nothing
+/// is: it is always made before the other streams.
+async fn demand_log(context: &jetstream::Context) -> Result<(), Error> {
+    if exists(context, subject::EVENTS).await? {
+        return Ok(());
+    }
+    for other in [subject::JOBS, subject::TOKENS, subject::TIMERS] {
+        // Somebody else may have made both between the two questions.
+        if exists(context, other).await? && !exists(context, subject::EVENTS).await? {
+            return Err(Error::LogLost { other });
+        }
+    }
+    Ok(())
+}
+
+async fn exists(context: &jetstream::Context, name: &str) -> Result<bool, Error> {
+    let Ok(stream) = context.get_stream_no_info(name).await else {
+        return Ok(false);
+    };
+    match stream.get_info().await {
+        Ok(_) => Ok(true),
+        Err(error) if is_not_found(&error) => Ok(false),
+        Err(error) => Err(Error::Lookup(error)),
+    }
+}
+
+/// Whether the server says that there is no such stream.
+pub(crate) fn is_not_found(error: &InfoError) -> bool {
+    let said = std::error::Error::source(error);
+    let said = said.and_then(|source| source.downcast_ref::<jetstream::Error>());
+    said.is_some_and(|said| said.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// The streams by their names, as the system needs them.
