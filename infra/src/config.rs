@@ -154,6 +154,9 @@ impl Postgres {
     }
 }
 
+/// The bucket where none is named.
+pub const BUCKET: &str = "amaima-files";
+
 /// How to reach the object store.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -168,6 +171,34 @@ pub struct ObjectStore {
     pub access_key: String,
     /// Secret key.
     pub secret_key: Secret,
+}
+
+impl ObjectStore {
+    /// `S3_ENDPOINT` with its `S3_REGION`, `S3_BUCKET`, `S3_ACCESS_KEY` and `S3_SECRET_KEY`;
+    /// `None` without an endpoint.
+    ///
+    /// # Errors
+    /// When the endpoint stands without the keys that it needs.
+    pub fn from_env() -> Result<Option<Self>, Error> {
+        let endpoint = text("S3_ENDPOINT", "");
+        if endpoint.is_empty() {
+            return Ok(None);
+        }
+        let needed = |name| match text(name, "") {
+            empty if empty.is_empty() => Err(Error {
+                name,
+                reason: "S3_ENDPOINT is set and needs it".to_owned(),
+            }),
+            given => Ok(given),
+        };
+        Ok(Some(Self {
+            endpoint,
+            region: text("S3_REGION", "us-east-1"),
+            bucket: text("S3_BUCKET", BUCKET),
+            access_key: needed("S3_ACCESS_KEY")?,
+            secret_key: Secret::new(needed("S3_SECRET_KEY")?),
+        }))
+    }
 }
 
 /// The variable's text, or the default where it is absent or empty.

@@ -4,7 +4,7 @@
 //! Each request has a subscription of its own for its answers. That is two lines to the server and
 //! no round trip; a shared one would need a task that hands the answers out.
 
-use async_nats::{Client, HeaderMap, Message, header};
+use async_nats::{Client, HeaderMap, Message, header, jetstream::message::StreamMessage};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::{collections::HashMap, time::Duration};
@@ -85,7 +85,31 @@ pub async fn page(
 ) -> Result<(Vec<Stored>, bool), Error> {
     let from = from.max(1);
     let ask = serde_json::json!({ "seq": from, "next_by_subj": subject, "batch": most });
-    ask_for(client, stream, &ask).await
+    let (found, more) = ask_for(client, stream, &ask).await?;
+    let found: Option<Vec<Stored>> = found.into_iter().map(stored).collect();
+    let found = found.ok_or_else(|| no_answer(stream));
+    Ok((found?, more))
+}
+
+/// The messages of all subjects from stream sequence `from` on, in order, in one round trip: at
+/// most [`BATCH`], and none after the one that passes `bytes`. Sequences may be missing, and a
+/// replica that lags behind answers with what it has; nothing where it has nothing.
+///
+/// # Errors
+/// When the stream cannot be read just now.
+pub async fn range(
+    client: &Client,
+    stream: &str,
+    from: u64,
+    bytes: usize,
+) -> Result<Vec<StreamMessage>, Error> {
+    let from = from.max(1);
+    let ask = serde_json::json!({
+        "seq": from, "next_by_subj": ">", "batch": BATCH, "max_bytes": bytes
+    });
+    let (found, _) = ask_for(client, stream, &ask).await?;
+    let found: Result<_, _> = found.into_iter().map(StreamMessage::try_from).collect();
+    found.map_err(|_| no_answer(stream))
 }
 
 /// The sequences of the last messages of these subjects; those without one are not in it. A
@@ -102,7 +126,8 @@ pub async fn heads(
     for some in subjects.chunks(BATCH) {
         let ask = serde_json::json!({ "multi_last": some, "batch": some.len() });
         let (found, _) = ask_for(client, stream, &ask).await?;
-        heads.extend(found.into_iter().filter_map(|stored| {
+        heads.extend(found.into_iter().filter_map(|message| {
+            let stored = stored(message)?;
             let subject = stored.headers.get(header::NATS_SUBJECT)?;
             Some((subject.as_str().to_owned(), stored.seq))
         }));
@@ -114,10 +139,8 @@ async fn ask_for(
     client: &Client,
     stream: &str,
     ask: &serde_json::Value,
-) -> Result<(Vec<Stored>, bool), Error> {
-    let no_answer = || Error::NoAnswer {
-        stream: stream.to_owned(),
-    };
+) -> Result<(Vec<Message>, bool), Error> {
+    let no_answer = || no_answer(stream);
     let inbox = client.new_inbox();
     let mut replies = client
         .subscribe(inbox.clone())
@@ -135,7 +158,7 @@ async fn ask_for(
             return Err(no_answer());
         };
         match reply.status.map(|status| status.as_u16()) {
-            None => batch.push(stored(reply).ok_or_else(no_answer)?),
+            None => batch.push(reply),
             // End of batch; how many more there are stands beside it.
             Some(204) => {
                 let pending = number(reply.headers.as_ref(), NUM_PENDING).unwrap_or(0);
@@ -150,6 +173,12 @@ async fn ask_for(
                 });
             }
         }
+    }
+}
+
+fn no_answer(stream: &str) -> Error {
+    Error::NoAnswer {
+        stream: stream.to_owned(),
     }
 }
 

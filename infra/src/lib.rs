@@ -2,6 +2,7 @@
 //! PostgreSQL, object storage, the clock, configuration, logs and the life of a process.
 
 pub mod append;
+pub mod archive;
 pub mod bus;
 pub mod clock;
 pub mod config;

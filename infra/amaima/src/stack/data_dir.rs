@@ -1,7 +1,7 @@
 //! The directory that a stack lives in: its lock, and what the next start has to know.
 
-use super::{Error, wait::wait_for};
-use infra::config::Secret;
+use super::{Error, own_object_store, wait::wait_for};
+use infra::config::{ObjectStore, Secret};
 use rustix::{
     fs::{FlockOperation, flock},
     process::{Pid, Signal, geteuid, kill_process},
@@ -182,6 +182,23 @@ pub fn running_database(data_dir: &Path) -> Result<Option<Secret>, Error> {
     let state = read_state(data_dir)?;
     let own = state.postgres_port.zip(state.postgres_password);
     Ok(own.map(|(port, password)| Secret::new(super::postgres::own_url(port, &password))))
+}
+
+/// How to reach the S3 endpoint of the stack that runs on this directory, if one does and it is its
+/// own.
+///
+/// # Errors
+/// When the lock file or the state cannot be read.
+pub fn running_s3(data_dir: &Path) -> Result<Option<ObjectStore>, Error> {
+    if holder(data_dir)?.is_none() {
+        return Ok(None);
+    }
+    let state = read_state(data_dir)?;
+    let known = (state.s3_port, state.s3_access_key, state.s3_secret_key);
+    let (Some(port), Some(access_key), Some(secret_key)) = known else {
+        return Ok(None);
+    };
+    Ok(Some(own_object_store(port, &access_key, &secret_key)))
 }
 
 /// Deletes everything that stacks left in this directory and elsewhere on its behalf, waiting for

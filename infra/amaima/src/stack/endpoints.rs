@@ -94,28 +94,12 @@ impl Existing {
     /// When `S3_ENDPOINT` stands without the keys that it needs.
     pub fn from_env() -> Result<Self, Error> {
         let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let needed = |name: &'static str| {
-            set(name).ok_or_else(|| infra::config::Error {
-                name,
-                reason: "S3_ENDPOINT is set and needs it".into(),
-            })
-        };
-        let s3 = match set("S3_ENDPOINT") {
-            Some(endpoint) => Some(ObjectStore {
-                endpoint,
-                region: set("S3_REGION").unwrap_or_else(|| "us-east-1".into()),
-                bucket: set("S3_BUCKET").unwrap_or_else(|| super::BUCKET.into()),
-                access_key: needed("S3_ACCESS_KEY")?,
-                secret_key: Secret::new(needed("S3_SECRET_KEY")?),
-            }),
-            None => None,
-        };
         Ok(Self {
             nats_url: set("NATS_URL"),
             nats_sync: infra::config::parsed("NATS_SYNC", Sync::Always)?,
             nats_system_url: set("NATS_SYSTEM_URL").map(Secret::new),
             database_url: set("DATABASE_URL"),
-            s3,
+            s3: ObjectStore::from_env()?,
         })
     }
 }

@@ -37,7 +37,7 @@ mod unprivileged;
 mod wait;
 
 pub use cluster::{Cluster, cluster, cluster_with};
-pub use data_dir::{Holder, holder, running_database, running_nats, wipe};
+pub use data_dir::{Holder, holder, running_database, running_nats, running_s3, wipe};
 pub use endpoints::{Endpoints, Existing};
 pub use error::{Error, ServerKind};
 pub use process::Process;
@@ -52,7 +52,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 /// The bucket that the stack's own S3 endpoint has from the start.
-pub const BUCKET: &str = "amaima-files";
+pub const BUCKET: &str = infra::config::BUCKET;
 
 /// When the servers let a write count as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

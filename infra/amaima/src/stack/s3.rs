@@ -10,8 +10,9 @@ use super::{
     wait::{TimedOut, wait_for},
 };
 use hyper::{
-    Request,
+    Method, Request,
     body::Incoming,
+    header,
     server::conn::http1,
     service::{Service, service_fn},
 };
@@ -26,7 +27,7 @@ use std::{
     io,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -211,17 +212,26 @@ async fn accept(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
+    // The file system behind it looks first and writes then: conditional writes go one at a time,
+    // so that of two under one condition only one takes effect, as S3 promises.
+    let conditional = Arc::new(tokio::sync::Mutex::new(()));
     loop {
         let (socket, _) = tokio::select! {
             accepted = listener.accept() => accepted?,
             Some(_) = connections.join_next() => continue,
         };
         let (service, paused) = (service.clone(), paused.clone());
+        let conditional = conditional.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
             let (service, mut paused) = (service.clone(), paused.clone());
+            let conditional = conditional.clone();
             async move {
                 // The sender goes only with this whole runtime.
                 paused.wait_for(|paused| !paused).await.ok();
+                let _turn = match is_conditional_write(&request) {
+                    true => Some(conditional.lock().await),
+                    false => None,
+                };
                 Service::call(&service, request).await
             }
         });
@@ -231,6 +241,12 @@ async fn accept(
             connection.await.ok();
         });
     }
+}
+
+fn is_conditional_write(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    request.method() == Method::PUT
+        && (headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MATCH))
 }
 
 fn service(root: &Path, settings: &ObjectStore) -> Result<S3Service, Error> {
