@@ -6,12 +6,14 @@ CREATE TABLE meta (
     version    integer NOT NULL,
     indexed    boolean NOT NULL DEFAULT false,
     flip       boolean NOT NULL DEFAULT false,
+    from_copy  boolean NOT NULL DEFAULT false,
     made_at    timestamptz NOT NULL DEFAULT now(),
     only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
 COMMENT ON COLUMN meta.version IS 'Version of the views, as the program numbers them.';
 COMMENT ON COLUMN meta.indexed IS 'Whether the indexes that only readers need are there.';
 COMMENT ON COLUMN meta.flip IS 'Whether it shall become the live one as soon as it has caught up.';
+COMMENT ON COLUMN meta.from_copy IS 'Whether it is folded from the copy of the log as far as that goes.';
 
 -- How far each lane has got in the log. Rows and checkpoint change in one transaction.
 CREATE TABLE checkpoint (

@@ -13,7 +13,7 @@ use crate::{
     parked,
     projector::{End, Error, Projector, Source, Watch},
 };
-use infra::{lifecycle::Lifecycle, telemetry::chain};
+use infra::{lifecycle::Lifecycle, objects::Bucket, telemetry::chain};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -39,6 +39,8 @@ pub(crate) struct Builder {
     pub(crate) pool: PgPool,
     /// How many lanes there should be.
     pub(crate) lanes: usize,
+    /// Where the copy of the log is.
+    pub(crate) copy: Option<Bucket>,
 }
 
 impl Builder {
@@ -152,6 +154,7 @@ impl Builder {
         let (_sender, mut orders) = mpsc::channel(1);
         let mut source = self.source.clone();
         source.lifecycle = ours.clone();
+        source.copy = self.copy.clone().filter(|_| meta.from_copy);
         let mut watch = Site {
             slot,
             generation: meta.generation,

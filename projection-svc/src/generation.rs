@@ -75,6 +75,8 @@ pub(crate) struct Meta {
     pub(crate) indexed: bool,
     /// Whether it shall become live once it has caught up.
     pub(crate) flip: bool,
+    /// Whether it is folded from the copy of the log, as far as that goes.
+    pub(crate) from_copy: bool,
     /// Sequence of each lane.
     pub(crate) positions: Vec<u64>,
 }
@@ -105,7 +107,7 @@ pub(crate) async fn look(
         return Ok(None);
     }
     let row = sqlx::query(AssertSqlSafe(format!(
-        "SELECT generation, version, indexed, flip,
+        "SELECT generation, version, indexed, flip, from_copy,
                 (SELECT array_agg(seq ORDER BY lane) FROM {schema}.checkpoint) AS positions
          FROM {schema}.meta"
     )))
@@ -126,6 +128,7 @@ fn meta(row: &PgRow) -> Result<Meta, sqlx::Error> {
         version: row.try_get("version")?,
         indexed: row.try_get("indexed")?,
         flip: row.try_get("flip")?,
+        from_copy: row.try_get("from_copy")?,
         positions: positions
             .unwrap_or_default()
             .into_iter()
@@ -260,6 +263,17 @@ pub(crate) async fn want(
         .bind(flip)
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+/// Has a generation folded from the copy of the log, as far as that goes.
+pub(crate) async fn from_copy(
+    connection: &mut PgConnection,
+    slot: Slot,
+) -> Result<(), sqlx::Error> {
+    let schema = slot.schema();
+    let update = format!("UPDATE {schema}.meta SET from_copy = true");
+    connection.execute(AssertSqlSafe(update)).await?;
     Ok(())
 }
 

@@ -8,13 +8,14 @@
 //!
 //! Read models come in generations ([`generation`]): [`live`] keeps the one going that answers
 //! questions, [`builder`] brings another up beside it and makes it live. Operators are answered in
-//! [`admin`]; [`analysts`] read with SQL.
+//! [`admin`]; [`analysts`] read with SQL. Beside them, [`archiver`] copies the log to the object store.
 //!
 //! Several instances may run: [`owner`] makes one of them the writer, all of them answer. To add a
 //! view, see [`view`].
 
 mod admin;
 mod analysts;
+pub mod archiver;
 mod builder;
 mod chunk;
 mod commit;
@@ -32,9 +33,10 @@ mod questions;
 mod view;
 mod write;
 
-use infra::{config, lifecycle::Lifecycle};
+use infra::{config, lifecycle::Lifecycle, objects::Bucket};
 use position::Position;
 use std::time::Duration;
+use tracing::warn;
 
 /// The service's name, in the log's lines, on the bus and in the database's list of connections.
 const NAME: &str = "backend-projection-svc";
@@ -53,10 +55,12 @@ pub struct Config {
     pub lanes: usize,
     /// A projection that does not move for this long, while there is something to do, is ill.
     pub stalled_after: Duration,
+    /// Where the log is copied to, if it is.
+    pub archive: Option<archiver::Config>,
 }
 
 impl Config {
-    /// The defaults: as many lanes as cores, at most four.
+    /// The defaults: as many lanes as cores, at most four, and no copy of the log.
     pub fn at(nats: config::Nats, postgres: config::Postgres) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -64,11 +68,12 @@ impl Config {
             postgres,
             lanes: cores.min(4),
             stalled_after: Duration::from_secs(10),
+            archive: None,
         }
     }
 
     /// Reads the environment: [`config::Nats::from_env`], [`config::Postgres::from_env`],
-    /// `PROJECTION_LANES` and `PROJECTION_STALLED_SECS`.
+    /// [`archiver::Config::from_env`], `PROJECTION_LANES` and `PROJECTION_STALLED_SECS`.
     ///
     /// # Errors
     /// When a variable cannot be read.
@@ -83,6 +88,7 @@ impl Config {
         }
         let secs = config::parsed("PROJECTION_STALLED_SECS", config.stalled_after.as_secs())?;
         config.stalled_after = Duration::from_secs(secs);
+        config.archive = archiver::Config::from_env()?;
         Ok(config)
     }
 }
@@ -114,6 +120,18 @@ pub enum Error {
 pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let client = infra::nats::connect(&config.nats, NAME).await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
+    let copy = config
+        .archive
+        .as_ref()
+        .map(|archive| Bucket::new(&archive.store));
+    if let Some(archive) = config.archive {
+        lifecycle.spawn(
+            "archiver",
+            archiver::run(archive, client.clone(), lifecycle.clone()),
+        );
+    } else {
+        warn!("the log is not copied: there is no S3_ENDPOINT");
+    }
     let database = infra::postgres::options(&config.postgres, NAME)?;
     // Migrations name their tables without a schema, and mean the database's own.
     let migrating = infra::postgres::pool(&config.postgres, database.clone());
@@ -130,6 +148,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         client: client.clone(),
         context,
         lifecycle: lifecycle.clone(),
+        copy: None,
     };
     let position = Position::unknown();
     lifecycle.spawn(
@@ -141,6 +160,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         database: database.clone(),
         pool: pool.clone(),
         lanes: config.lanes,
+        copy: copy.clone(),
     };
     lifecycle.spawn("builder", builder.run());
     let live = live::Live {
@@ -149,6 +169,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         pool: pool.clone(),
         lanes: config.lanes,
         stalled_after: config.stalled_after,
+        copy,
         position: position.clone(),
     };
     lifecycle.spawn("projection", live.run());

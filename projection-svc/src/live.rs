@@ -10,7 +10,7 @@ use crate::{
     position::Position,
     projector::{End, Error, Projector, Source, Watch},
 };
-use infra::telemetry::chain;
+use infra::{objects::Bucket, telemetry::chain};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -33,6 +33,8 @@ pub(crate) struct Live {
     pub(crate) lanes: usize,
     /// Without a move for this long, while there is something to do, the projection is ill.
     pub(crate) stalled_after: Duration,
+    /// Where the copy of the log is.
+    pub(crate) copy: Option<Bucket>,
     /// Is told how far the rows are.
     pub(crate) position: Position,
 }
@@ -153,6 +155,7 @@ impl Live {
             pool: self.pool.clone(),
             lanes: self.lanes,
             stalled_after: self.stalled_after,
+            copy: self.copy.clone(),
             pulse: pulse.clone(),
             orders: sender,
         };

@@ -1,7 +1,9 @@
 //! Reading the log in order from a place on, as an ordered consumer of the stream `EVENTS`, and
 //! decoding it ahead of whoever writes.
 
-use crate::commit::Commit;
+mod copy;
+
+use crate::{commit::Commit, projector::Source};
 use async_nats::{
     Client,
     jetstream::{
@@ -13,7 +15,6 @@ use async_nats::{
 };
 use domain::subject;
 use futures_util::{StreamExt, stream::ReadyChunks};
-use infra::lifecycle::Lifecycle;
 use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 use tokio::sync::mpsc;
 
@@ -62,6 +63,12 @@ pub(crate) enum Error {
         /// The sequence that came.
         found: u64,
     },
+    /// The copy of the log cannot be read on.
+    #[error("the copy of the log cannot be read")]
+    Copy(#[from] infra::archive::Error),
+    /// Which log it is cannot be said now, and so not which copy.
+    #[error(transparent)]
+    Epoch(#[from] infra::epoch::Error),
     /// The read models know more than the log: it was lost, or it is another log.
     #[error("the log ends at {head}, before the checkpoint {checkpoint}")]
     Shorter {
@@ -77,7 +84,7 @@ impl Error {
     pub(crate) const fn is_grave(&self) -> bool {
         matches!(
             self,
-            Self::Gap { .. } | Self::Shorter { .. } | Self::Unnumbered
+            Self::Gap { .. } | Self::Shorter { .. } | Self::Unnumbered | Self::Copy(_)
         )
     }
 }
@@ -93,41 +100,47 @@ pub(crate) struct Slice {
 
 /// Reads and decodes everything after the sequence `last` in a task of its own, which ends with an
 /// error, or when nobody takes its slices any more.
-pub(crate) fn read_ahead(
-    client: &Client,
-    context: &jetstream::Context,
-    last: u64,
-    lifecycle: &Lifecycle,
-) -> mpsc::Receiver<Result<Slice, Error>> {
+pub(crate) fn read_ahead(source: &Source, last: u64) -> mpsc::Receiver<Result<Slice, Error>> {
     let (slices, taken) = mpsc::channel(AHEAD);
-    let (client, context) = (client.clone(), context.clone());
-    lifecycle.spawn("log", async move {
-        let mut log = match Log::open(&client, &context, last).await {
-            Ok(log) => log,
-            Err(error) => {
-                slices.send(Err(error)).await.ok();
-                return;
-            }
-        };
-        let first = Slice {
-            commits: Vec::new(),
-            behind: log.behind,
-        };
-        if slices.send(Ok(first)).await.is_err() {
-            return;
-        }
-        loop {
-            let slice = tokio::select! {
-                slice = log.next() => slice,
-                () = slices.closed() => return,
-            };
-            let ended = slice.is_err();
-            if slices.send(slice).await.is_err() || ended {
-                return;
-            }
+    let each = source.clone();
+    source.lifecycle.spawn("log", async move {
+        // `None` means that nobody takes them any more.
+        if let Some(Err(error)) = read_all(&each, last, &slices).await {
+            slices.send(Err(error)).await.ok();
         }
     });
     taken
+}
+
+type Slices = mpsc::Sender<Result<Slice, Error>>;
+
+async fn read_all(source: &Source, last: u64, slices: &Slices) -> Option<Result<(), Error>> {
+    let mut last = last;
+    if let Some(bucket) = &source.copy {
+        match copy::read(&source.client, bucket, last, slices).await? {
+            Ok(end) => last = end,
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    let mut log = match Log::open(&source.client, &source.context, last).await {
+        Ok(log) => log,
+        Err(error) => return Some(Err(error)),
+    };
+    let first = Slice {
+        commits: Vec::new(),
+        behind: log.behind,
+    };
+    slices.send(Ok(first)).await.ok()?;
+    loop {
+        let slice = tokio::select! {
+            slice = log.next() => slice,
+            () = slices.closed() => return None,
+        };
+        match slice {
+            Ok(slice) => slices.send(Ok(slice)).await.ok()?,
+            Err(error) => return Some(Err(error)),
+        }
+    }
 }
 
 /// A reader of the log.

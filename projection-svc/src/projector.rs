@@ -10,7 +10,7 @@ use crate::{
 };
 use async_nats::{Client, jetstream};
 use futures_util::future::{BoxFuture, FutureExt};
-use infra::lifecycle::Lifecycle;
+use infra::{lifecycle::Lifecycle, objects::Bucket};
 use std::time::Instant;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tracing::{debug, error, info};
@@ -24,6 +24,8 @@ pub(crate) struct Source {
     pub(crate) context: jetstream::Context,
     /// Of the process.
     pub(crate) lifecycle: Lifecycle,
+    /// The copy of the log, if that is to be read as far as it goes.
+    pub(crate) copy: Option<Bucket>,
 }
 
 /// It cannot go on as it is.
@@ -146,13 +148,9 @@ impl<W: Watch> Projector<'_, W> {
     }
 
     async fn follow(&mut self) -> Result<End, Error> {
-        let Source {
-            client,
-            context,
-            lifecycle,
-        } = self.source;
+        let lifecycle = &self.source.lifecycle;
         let first = self.lanes.reached();
-        let mut slices = read_ahead(client, context, first, lifecycle);
+        let mut slices = read_ahead(self.source, first);
         let stopping = lifecycle.soft();
         let mut buffer = Buffer::default();
         let mut work: Option<Work> = None;

@@ -15,6 +15,11 @@ pub enum Projections {
         /// Make it live as soon as it has caught up.
         flip: bool,
     },
+    /// The same from the copy of the log as far as that goes, and from the log behind it.
+    RebuildFromCopy {
+        /// Make it live as soon as it has caught up.
+        flip: bool,
+    },
     /// Delete the generation that is being built, or give up going back.
     Abandon,
     /// Make the generation that is being built live as soon as it has caught up.
@@ -173,6 +178,7 @@ mod tests {
         for order in [
             Projections::Status,
             Projections::Rebuild { flip: true },
+            Projections::RebuildFromCopy { flip: false },
             Projections::Retry { subject: None },
             Projections::Skip {
                 seq: 4,

@@ -13,6 +13,7 @@ use infra::{
     config::{self, Secret},
     lifecycle::Lifecycle,
 };
+use projection_svc::archiver;
 use std::{
     fs::{self, OpenOptions},
     io::Write,
@@ -145,6 +146,10 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
         url: Secret::new(&endpoints.database_url),
         ..config::Postgres::from_env()?
     };
+    let archive = archiver::Config {
+        store: endpoints.s3.clone(),
+        every: archiver::every_from_env()?,
+    };
     let mut commands = command_svc::Config::from_env()?;
     commands.nats = nats.clone();
     let mut worker = inference_worker::Config::from_env()?;
@@ -163,6 +168,7 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
         projections: projection_svc::Config {
             nats,
             postgres,
+            archive: Some(archive),
             ..projection_svc::Config::from_env()?
         },
         worker,

@@ -19,8 +19,8 @@ use domain::{
     wire::admin::{Projections, Reply},
 };
 use futures_util::StreamExt;
-use infra::{lifecycle::Lifecycle, telemetry::chain};
-use sqlx::PgPool;
+use infra::{lifecycle::Lifecycle, objects::Bucket, telemetry::chain};
+use sqlx::{Connection, PgPool};
 use status::Samples;
 use std::{
     sync::{Arc, Mutex},
@@ -47,6 +47,8 @@ pub(crate) struct Desk {
     pub(crate) lanes: usize,
     /// Without a move for this long the projection is ill.
     pub(crate) stalled_after: Duration,
+    /// Where the copy of the log is.
+    pub(crate) copy: Option<Bucket>,
     /// Signs of life of the projection's loop.
     pub(crate) pulse: Arc<Pulse>,
     /// To the projection's loop.
@@ -140,7 +142,12 @@ impl Desk {
         match order {
             // Must answer when the database does not.
             Projections::Status => Ok(Reply::Status(status::now(self, samples).await)),
-            Projections::Rebuild { flip } => self.rebuild(flip).await,
+            Projections::Rebuild { flip } => self.rebuild(flip, false).await,
+            Projections::RebuildFromCopy { .. } if self.copy.is_none() => Ok(refused(
+                "the instance that owns the projections has no S3_ENDPOINT, and so no copy"
+                    .to_owned(),
+            )),
+            Projections::RebuildFromCopy { flip } => self.rebuild(flip, true).await,
             Projections::Abandon => self.abandon().await,
             Projections::Flip => self.want(Slot::Next, "no generation is being built").await,
             Projections::Rollback => {
@@ -166,7 +173,7 @@ impl Desk {
         }
     }
 
-    async fn rebuild(&self, flip: bool) -> Result<Reply, sqlx::Error> {
+    async fn rebuild(&self, flip: bool, from_copy: bool) -> Result<Reply, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
         if generation::look(&mut connection, Slot::Next)
             .await?
@@ -174,7 +181,13 @@ impl Desk {
         {
             return Ok(refused("a generation is being built already".to_owned()));
         }
-        generation::create(&mut connection, Slot::Next, self.lanes, flip).await?;
+        // Where it comes from is said before anybody builds it: both at once.
+        let mut transaction = connection.begin().await?;
+        generation::create(&mut transaction, Slot::Next, self.lanes, flip).await?;
+        if from_copy {
+            generation::from_copy(&mut transaction, Slot::Next).await?;
+        }
+        transaction.commit().await?;
         Ok(Reply::Begun)
     }
 

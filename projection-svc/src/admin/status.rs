@@ -321,6 +321,7 @@ mod tests {
             version: VERSION,
             indexed: true,
             flip: false,
+            from_copy: false,
             positions: vec![seq, seq + 5],
         }
     }

@@ -4,7 +4,7 @@
 //! without us, and `status` or `--watch` follows it.
 
 use super::{Connection, Error, Exit, Output, Progress, Table};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use domain::{
     subject,
     wire::admin::{Generation, Health, Parked, Projections, Reply, State, Status},
@@ -31,12 +31,23 @@ pub(super) struct Options {
     order: Option<Order>,
 }
 
+/// What a generation is folded from.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum From {
+    #[default]
+    Log,
+    Copy,
+}
+
 #[derive(Debug, Subcommand)]
 enum Order {
     /// Generations, lanes, lag, rate, parked commits and health [default]
     Status,
     /// Build another generation beside the live one
     Rebuild {
+        /// What it is folded from: the log, or its copy as far as that goes
+        #[arg(long, value_enum, default_value_t)]
+        from: From,
         /// Make it live as soon as it has caught up
         #[arg(long)]
         flip: bool,
@@ -84,11 +95,12 @@ pub(super) async fn run(
 ) -> Result<Exit, Error> {
     let order = match options.order.unwrap_or(Order::Status) {
         Order::Status => Projections::Status,
-        Order::Rebuild { flip, watch } => {
-            let exit = told(
-                ask(connection, Projections::Rebuild { flip }).await?,
-                output,
-            )?;
+        Order::Rebuild { from, flip, watch } => {
+            let order = match from {
+                From::Log => Projections::Rebuild { flip },
+                From::Copy => Projections::RebuildFromCopy { flip },
+            };
+            let exit = told(ask(connection, order).await?, output)?;
             if watch && exit == Exit::Well {
                 self::watch(connection, flip).await?;
                 let status = ask(connection, Projections::Status).await?;

@@ -1,0 +1,81 @@
+//! Reading the copy of the log in place of the log, as far as it goes: where the log has lost what
+//! its copy has, read models are whole again.
+
+use super::{Error, SLICE, SLICE_BYTES, Slice, Slices};
+use crate::commit::Commit;
+use async_nats::Client;
+use infra::{
+    archive::{Archive, Error as CopyError, Part, Reader, Record},
+    epoch,
+    objects::{Bucket, Store},
+};
+use tracing::{info, warn};
+
+/// Sends everything after the sequence `last` that the copy has, and answers with where it ends;
+/// `None` when nobody takes it any more. Hashes and chain are checked on the way.
+pub(super) async fn read(
+    client: &Client,
+    bucket: &Bucket,
+    last: u64,
+    slices: &Slices,
+) -> Option<Result<u64, Error>> {
+    let archive = match epoch::of_log(client).await {
+        Ok(epoch) => Archive::new(Store::Bucket(bucket.clone()), epoch),
+        Err(error) => return Some(Err(error.into())),
+    };
+    let end = match archive.tail().await {
+        Ok(tail) => tail.map_or(last, |tail| tail.last),
+        Err(error) => return Some(Err(error.into())),
+    };
+    info!(from = last + 1, to = end, "reading the copy of the log");
+    let mut reader = Reader::new(archive.clone(), last + 1);
+    let mut reached = last;
+    loop {
+        let part = match reader.next().await {
+            Ok(Some(part)) => part,
+            Ok(None) => return Some(Ok(reached)),
+            Err(error) => return Some(Err(error.into())),
+        };
+        let key = archive.segment_key(part.records.first());
+        reached = part.last;
+        if let Err(error) = send(part, end, key, slices).await? {
+            return Some(Err(error));
+        }
+    }
+}
+
+async fn send(part: Part, end: u64, key: String, slices: &Slices) -> Option<Result<(), Error>> {
+    let (mut commits, mut bytes) = (Vec::new(), 0);
+    let last = part.last;
+    for record in part.records {
+        let record = match record {
+            Ok((record, _)) => record,
+            Err(source) => return Some(Err(CopyError::Corrupt { key, source }.into())),
+        };
+        let seq = record.last();
+        if seq >= part.from {
+            match record {
+                Record::Message(message) => {
+                    let headers = message.header_map();
+                    let payload = &message.payload;
+                    let commit = Commit::read(seq, &message.subject, Some(&headers), payload);
+                    bytes += commit.bytes;
+                    commits.push(commit);
+                }
+                Record::Gap { first, last } => {
+                    warn!(
+                        first,
+                        last, "the log had lost these before they were copied"
+                    );
+                }
+            }
+        }
+        if (commits.len() >= SLICE || bytes >= SLICE_BYTES || seq == last) && !commits.is_empty() {
+            let behind = end.saturating_sub(seq);
+            let commits = std::mem::take(&mut commits);
+            slices.send(Ok(Slice { commits, behind })).await.ok()?;
+            bytes = 0;
+        }
+    }
+    Some(Ok(()))
+}
