@@ -17,6 +17,11 @@ pub enum Error {
     /// A setting cannot be read.
     #[error(transparent)]
     Config(#[from] infra::config::Error),
+    /// It is not known where the objects are.
+    #[error(
+        "it is not known where the copy of the log is: set S3_ENDPOINT and what belongs to it, as for projection-svc"
+    )]
+    NoObjects,
     /// Nobody answers.
     #[error("no NATS answers at {address}: is nats-server up, and is that the right URL?")]
     Unreachable {

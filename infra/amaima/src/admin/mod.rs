@@ -6,6 +6,8 @@
 //! its line in [`run`].
 
 mod aggregate;
+mod archive;
+mod backup;
 mod catalogue;
 mod connection;
 mod error;
@@ -14,8 +16,10 @@ mod output;
 mod policies;
 mod progress;
 mod projections;
+mod restore;
 mod streams;
 mod table;
+mod verify;
 
 pub use connection::Connection;
 pub use error::Error;
@@ -61,6 +65,18 @@ enum Subject {
     /// How far the policies are, what they have set aside, what they would do
     #[command(after_help = EXIT_CODES)]
     Policies(policies::Options),
+    /// The copy of the log: where it is, and how far it lags behind
+    #[command(after_help = EXIT_CODES)]
+    Archive,
+    /// Compare the log with its copy, and name the first difference
+    #[command(after_help = verify::EXIT_CODES)]
+    Verify(verify::Options),
+    /// Write everything that another machine needs to go on into a directory
+    #[command(after_help = EXIT_CODES)]
+    Backup(backup::Options),
+    /// Write the log anew, on servers without one, from a backup or from its copy
+    #[command(after_help = EXIT_CODES)]
+    Restore(restore::Options),
     /// The projections: how far they are, building them anew, what they have set aside
     #[command(after_help = EXIT_CODES)]
     Projections(projections::Options),
@@ -80,6 +96,16 @@ pub async fn run(data_dir: &Path, options: Options, out: &mut (dyn Write + Send)
             Subject::Aggregate(options) => aggregate::run(&bus.await?, options, &mut output).await,
             Subject::Catalogue(options) => catalogue::run(&bus.await?, options, &mut output).await,
             Subject::Policies(options) => policies::run(&bus.await?, options, &mut output).await,
+            Subject::Archive => archive::run(data_dir, &bus.await?, &mut output).await,
+            Subject::Verify(options) => {
+                verify::run(data_dir, &bus.await?, options, &mut output).await
+            }
+            Subject::Backup(options) => {
+                backup::run(data_dir, &bus.await?, options, &mut output).await
+            }
+            Subject::Restore(options) => {
+                restore::run(data_dir, &bus.await?, options, &mut output).await
+            }
             Subject::Projections(options) => {
                 projections::run(&bus.await?, options, &mut output).await
             }
