@@ -19,8 +19,16 @@ struct Cli {
 /// # Panics
 /// When the arguments are not understood.
 pub async fn text(world: &World, args: &[&str]) -> (Exit, String) {
-    let url = &world.stack.endpoints().nats_url;
-    on(&world.stack, &[&["--nats-url", url], args].concat()).await
+    text_of(&world.stack, args).await
+}
+
+/// The same against servers alone.
+///
+/// # Panics
+/// When the arguments are not understood.
+pub async fn text_of(stack: &Stack, args: &[&str]) -> (Exit, String) {
+    let url = &stack.endpoints().nats_url;
+    on(stack, &[&["--nats-url", url], args].concat()).await
 }
 
 /// Runs `amaima admin <args>` on a stack's data directory.
@@ -41,7 +49,15 @@ pub async fn on(stack: &Stack, args: &[&str]) -> (Exit, String) {
 /// # Panics
 /// When what was printed is not one JSON document.
 pub async fn json(world: &World, args: &[&str]) -> (Exit, Value) {
-    let (exit, out) = text(world, &[args, &["--json"]].concat()).await;
+    json_of(&world.stack, args).await
+}
+
+/// The same against servers alone.
+///
+/// # Panics
+/// When what was printed is not one JSON document.
+pub async fn json_of(stack: &Stack, args: &[&str]) -> (Exit, Value) {
+    let (exit, out) = text_of(stack, &[args, &["--json"]].concat()).await;
     let document = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"));
     (exit, document)
 }

@@ -6,6 +6,7 @@
 //! are told during such a run and checks it against the log and the read models.
 
 pub mod admin;
+pub mod archive;
 pub mod browser;
 pub mod catalogue;
 pub mod client;

@@ -2,6 +2,7 @@
 //! projection-svc.
 
 use crate::{
+    archive,
     service::{self, Role},
     world::PATIENCE,
 };
@@ -70,6 +71,14 @@ impl Bench {
         )
     }
 
+    /// The same, which also copies the log.
+    pub fn copying(&self) -> projection_svc::Config {
+        projection_svc::Config {
+            archive: Some(archive::config(&self.stack)),
+            ..self.config()
+        }
+    }
+
     /// Runs an instance in this process, in the life that is given back.
     pub fn run(&self, config: projection_svc::Config) -> Lifecycle {
         let lifecycle = Lifecycle::new();
@@ -95,6 +104,10 @@ impl Bench {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         env.push(("PROJECTION_LANES".into(), lanes.to_string()));
+        env.push((
+            "ARCHIVE_EVERY_MS".into(),
+            archive::EVERY.as_millis().to_string(),
+        ));
         service::spawn(Role::Projection, &env, self.logs.path()).expect("a process starts")
     }
 
@@ -129,19 +142,7 @@ impl Bench {
     /// # Panics
     /// When they cannot be read.
     pub async fn hash(&self, schema: &str) -> Vec<(String, i64, String)> {
-        let mut hashes = Vec::new();
-        for table in ["accounts", "sessions", "queries"] {
-            let (count, hash): (i64, Option<String>) =
-                sqlx::query_as(sqlx::AssertSqlSafe(format!(
-                    "SELECT count(*), md5(string_agg(md5(row::text), '' ORDER BY md5(row::text)))
-                     FROM {schema}.{table} AS row"
-                )))
-                .fetch_one(&self.pool)
-                .await
-                .expect("rows");
-            hashes.push((table.to_owned(), count, hash.unwrap_or_default()));
-        }
-        hashes
+        hash(&self.pool, schema).await
     }
 
     /// Orders something of the owner.
@@ -239,4 +240,23 @@ impl Bench {
         };
         Views::new(self.client.clone()).ask(view, &request).await
     }
+}
+
+/// A hash of every row of a generation's views.
+///
+/// # Panics
+/// When they cannot be read.
+pub async fn hash(pool: &PgPool, schema: &str) -> Vec<(String, i64, String)> {
+    let mut hashes = Vec::new();
+    for table in ["accounts", "sessions", "queries"] {
+        let (count, hash): (i64, Option<String>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "SELECT count(*), md5(string_agg(md5(row::text), '' ORDER BY md5(row::text)))
+                     FROM {schema}.{table} AS row"
+        )))
+        .fetch_one(pool)
+        .await
+        .expect("rows");
+        hashes.push((table.to_owned(), count, hash.unwrap_or_default()));
+    }
+    hashes
 }

@@ -1,6 +1,7 @@
 //! A whole system: servers, services, a place for clients.
 
 use crate::{
+    archive,
     catalogue,
     client::Client,
     random_model::{self, Words},
@@ -76,6 +77,8 @@ pub struct Options {
     pub commands_in_work: Option<usize>,
     /// The life of queries in seconds, where it is not the contract's.
     pub query_life_secs: Option<u32>,
+    /// Have services in this process copy the log as well.
+    pub copying: bool,
 }
 
 /// Servers and services of one test. Everything goes when it is dropped.
@@ -104,7 +107,14 @@ impl World {
     /// # Panics
     /// When it cannot be brought up: there is nothing to test then.
     pub async fn with(options: Options) -> Self {
-        let stack = stack::testing().await.expect("the servers start");
+        Self::on(stack::testing().await.expect("the servers start"), options).await
+    }
+
+    /// The same on servers that run already.
+    ///
+    /// # Panics
+    /// When it cannot be brought up.
+    pub async fn on(stack: Stack, options: Options) -> Self {
         let logs = TempDir::new().expect("a directory for logs");
         let (http, metrics) = (free_address(), free_address());
         let mut env: Vec<(String, String)> = stack
@@ -164,7 +174,8 @@ impl World {
         worker.model_dir = options.model.dir();
         worker.max_new_tokens = 160;
         let commands = commands(&nats, options);
-        let projections = projection_svc::Config::at(nats, postgres);
+        let mut projections = projection_svc::Config::at(nats, postgres);
+        projections.archive = options.copying.then(|| archive::config(&self.stack));
         let life = &self.lifecycle;
         let each = life.clone();
         life.spawn("command-svc", async move {
