@@ -1,8 +1,7 @@
 //! A whole system: servers, services, a place for clients.
 
 use crate::{
-    archive,
-    catalogue,
+    archive, catalogue,
     client::Client,
     random_model::{self, Words},
     service::{self, Role},

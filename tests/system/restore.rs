@@ -250,4 +250,6 @@ async fn a_lost_log_costs_what_was_not_copied_yet() {
     );
     assert!(rpo < 5.0, "{rpo}");
     world.lifecycle.stop(PATIENCE).await;
+    // Its end reads the log once more.
+    lost.stack.nats().restart().await.expect("the lost server");
 }

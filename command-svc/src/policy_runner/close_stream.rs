@@ -16,16 +16,46 @@ use domain::{
     subject,
     wire::token::{self, Body, Terminal},
 };
-use infra::{append, direct_get, retry::Backoff, tokens::Tokens};
-use std::time::Duration;
+use infra::{append, clock, direct_get, retry::Backoff, tokens::Tokens};
+use std::{
+    sync::{Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How long a worker may take to bring back chunks that a crash of the server lost.
+/// How long a worker may take to bring back chunks that a crash of the server lost, from the end of
+/// its query or, if that was later, from when the server was there again.
 const REPAIR: Duration = Duration::from_secs(5);
+
+/// Since when the server has been there. Replaying a log, all of whose queries are long over, waits
+/// for their workers once and not for each.
+#[derive(Debug)]
+pub(super) struct Presence(Mutex<(u64, Instant)>);
+
+impl Presence {
+    /// From now on.
+    pub(super) fn begin(client: &Client) -> Self {
+        Self(Mutex::new((connects(client), Instant::now())))
+    }
+
+    /// A new connection is taken note of when it is first looked for, which is late and never early.
+    fn since(&self, client: &Client) -> Instant {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != connects(client) {
+            *seen = (connects(client), Instant::now());
+        }
+        seen.1
+    }
+}
+
+fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
+}
 
 pub(super) async fn close_stream(
     client: &Client,
+    presence: &Presence,
     tokens: &Tokens,
     query: QueryId,
     terminal: &Terminal,
@@ -37,7 +67,9 @@ pub(super) async fn close_stream(
         .publish(subject::cancel(query), "".into())
         .await
         .map_err(Problem::later)?;
-    let give_up = Instant::now() + REPAIR;
+    let age = clock::now().millis_since(at);
+    let left = REPAIR.saturating_sub(Duration::from_millis(age));
+    let give_up = (Instant::now() + left).max(presence.since(client) + REPAIR);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
     loop {
         let history = tokens.history(query).await?;

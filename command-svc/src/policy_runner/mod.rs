@@ -26,6 +26,7 @@ use async_nats::{
     Client, HeaderMap, header,
     jetstream::{self, Message},
 };
+use close_stream::Presence;
 use domain::{
     Actor, Timestamp,
     id::{AccountId, CommandId, QueryId},
@@ -67,6 +68,7 @@ pub struct Runner {
     parked: parked::Parking,
     settings: Settings,
     at_work: Arc<Semaphore>,
+    presence: Arc<Presence>,
     life: Lifecycle,
 }
 
@@ -128,6 +130,7 @@ impl Runner {
             parked,
             settings,
             at_work: Arc::new(Semaphore::new(AT_WORK)),
+            presence: Arc::new(Presence::begin(client)),
             life: life.clone(),
         }
     }
@@ -230,8 +233,16 @@ impl Runner {
                 terminal,
                 at,
             } => {
-                let (client, tokens) = (&self.client, &self.tokens);
-                close_stream::close_stream(client, tokens, *query, terminal, *at, log_seq).await
+                close_stream::close_stream(
+                    &self.client,
+                    &self.presence,
+                    &self.tokens,
+                    *query,
+                    terminal,
+                    *at,
+                    log_seq,
+                )
+                .await
             }
             Reaction::EnqueueJob {
                 model,
