@@ -15,8 +15,8 @@ use domain::{
         token::{Body, Chunk, Message},
     },
 };
-use engine::{Engine, Finish, Item, Request, Sampling};
-use futures_util::StreamExt;
+use engine::{Engine, Finish, Generation, Item, Request, Sampling};
+use futures_util::{FutureExt, StreamExt};
 use infra::{bus::Commands, clock, telemetry, tokens::Tokens};
 use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,6 +30,7 @@ const COMMAND: Duration = Duration::from_secs(30);
 const DELIVERIES: i64 = 20;
 
 /// How work on a job ended.
+#[derive(Clone, Copy)]
 pub(crate) enum Ended {
     /// The query has ended, and the log says so.
     Done,
@@ -87,13 +88,23 @@ impl Worker {
             &self.name,
             &delivery.to_string(),
         ]);
-        // Side by side, since the client waits for its first chunk. Whatever the stream holds by
-        // the time of the first append is compared then.
-        let (history, nothing_to_do, stop) = tokio::join!(
-            self.tokens.history(query),
-            self.start(query, start),
-            self.listen_for_stop(query),
-        );
+        // The client waits for its first chunk, so the model begins while the log is told. Nothing is
+        // published before the log has it.
+        let started = self.start(query, start).shared();
+        let (ended, _) = tokio::join!(self.work(job, delivery, start, started.clone()), started);
+        ended
+    }
+
+    /// Everything but telling the log that this worker starts, which `started` is about.
+    async fn work(
+        &self,
+        job: &Job,
+        delivery: i64,
+        start: CommandId,
+        started: impl Future<Output = Option<Ended>>,
+    ) -> Ended {
+        let query = job.query;
+        let (history, stop) = tokio::join!(self.tokens.history(query), self.listen_for_stop(query));
         let (history, stop) = match (history, stop) {
             (Ok(history), Ok(stop)) => (history, stop),
             (Err(error), _) => {
@@ -108,23 +119,35 @@ impl Worker {
         if history.messages.last().is_some_and(Message::is_terminal) {
             return Ended::Done;
         }
-        if let Some(ended) = nothing_to_do {
-            return ended;
-        }
         if delivery > DELIVERIES {
-            return self
-                .fail(
-                    query,
-                    Code::QueryProcessingError,
-                    "The query could not be processed",
-                )
-                .await;
+            return match started.await {
+                Some(nothing_to_do) => nothing_to_do,
+                None => {
+                    self.fail(
+                        query,
+                        Code::QueryProcessingError,
+                        "The query could not be processed",
+                    )
+                    .await
+                }
+            };
         }
         let mut writer = StreamWriter::after(self.tokens.clone(), query, history);
-        let ended = self.generate(job, &mut writer, stop.token.clone()).await;
-        let generated = match ended {
-            Ok(Ok(generated)) => generated,
-            Ok(Err(refused)) => return self.fail(query, Code::QueryModelError, &refused).await,
+        let items = self.submit(job, &writer, stop.token.clone());
+        if let Some(nothing_to_do) = started.await {
+            return nothing_to_do;
+        }
+        let items = match items {
+            Ok(items) => items,
+            Err(refused) => return self.fail(query, Code::QueryModelError, &refused).await,
+        };
+        let generated = match self.publish(job, items, &mut writer).await {
+            Ok(Some(generated)) => generated,
+            Ok(None) => {
+                return self
+                    .fail(query, Code::QueryModelError, "Model inference failed")
+                    .await;
+            }
             Err(Lost) => return self.after_loss(query, start).await,
         };
         match generated.finish {
@@ -201,24 +224,21 @@ impl Worker {
         })
     }
 
-    /// Runs the model and publishes its text. The inner error is for the client.
-    async fn generate(
+    /// Has the model begin, or go on after what the stream holds. The error is for the client.
+    fn submit(
         &self,
         job: &Job,
-        writer: &mut StreamWriter,
+        writer: &StreamWriter,
         cancel: CancellationToken,
-    ) -> Result<Result<Generated, String>, Lost> {
-        if writer.is_empty() {
-            writer.push(Body::Queued { owner: job.owner }).await?;
-        }
+    ) -> Result<Generation, String> {
         let message = engine::Message {
             role: "user".to_owned(),
             content: job.text.clone(),
         };
-        let prompt = match self.engine.chat_prompt(&[message]) {
-            Ok(prompt) => prompt,
-            Err(error) => return Ok(Err(format!("The model refuses the prompt: {error}"))),
-        };
+        let prompt = self
+            .engine
+            .chat_prompt(&[message])
+            .map_err(|error| format!("The model refuses the prompt: {error}"))?;
         let room = self
             .engine
             .model()
@@ -226,11 +246,11 @@ impl Worker {
             .saturating_sub(prompt.len());
         let max_new_tokens = self.max_new_tokens.min(room);
         if max_new_tokens == 0 {
-            return Ok(Err(format!(
+            return Err(format!(
                 "The prompt has {} tokens, and the model takes {} with the answer",
                 prompt.len(),
                 self.engine.model().context_length
-            )));
+            ));
         }
         let request = Request {
             prompt,
@@ -248,10 +268,21 @@ impl Worker {
             deadline: None,
             cancel,
         };
-        let mut items = match self.engine.submit(request) {
-            Ok(items) => items,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
+        self.engine
+            .submit(request)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Publishes what the model says; `None` where it ends without an end.
+    async fn publish(
+        &self,
+        job: &Job,
+        mut items: Generation,
+        writer: &mut StreamWriter,
+    ) -> Result<Option<Generated>, Lost> {
+        if writer.is_empty() {
+            writer.push(Body::Queued { owner: job.owner }).await?;
+        }
         let mut pending = Pending::new();
         loop {
             let item = match pending.due() {
@@ -276,13 +307,13 @@ impl Worker {
                     if !pending.is_empty() && finish != Finish::Cancelled {
                         writer.push(pending.take()).await?;
                     }
-                    return Ok(Ok(Generated {
+                    return Ok(Some(Generated {
                         finish,
                         usage,
                         compute,
                     }));
                 }
-                None => return Ok(Err("Model inference failed".to_owned())),
+                None => return Ok(None),
             }
         }
     }
