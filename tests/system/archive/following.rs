@@ -45,6 +45,14 @@ async fn many_and_few_messages_are_copied_as_they_are() {
     assert_eq!(status["lag_events"], 0);
     println!("{last} messages in {segments} segments, the first 30,000 commands in {took:.1} s");
     life.stop(GRACE).await;
+    // What comes now is in the log alone.
+    let later = random.command();
+    let count = later.len();
+    commits::write(&bench.client, later).await.expect("written");
+    let (exit, report) = json_of(&bench.stack, &["verify"]).await;
+    assert_eq!(exit, Exit::Well, "{report}");
+    assert_eq!(report["last"], last);
+    assert_eq!(report["not_copied"], count);
 }
 
 #[tokio::test(flavor = "multi_thread")]

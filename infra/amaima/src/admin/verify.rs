@@ -35,6 +35,8 @@ struct Report {
     epoch: String,
     /// Whether the copy was compared with the log, and not only with itself.
     compared: bool,
+    /// How many messages of the log come after the copy's end; null where that was not asked.
+    not_copied: Option<u64>,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -82,9 +84,16 @@ pub(super) async fn run(
     .await
     .map_err(Error::failed("the comparison"))?;
     progress.end();
+    let not_copied = match log.state().await {
+        Ok(state) if compared && options.to.is_none() => {
+            Some(state.last.saturating_sub(outcome.last))
+        }
+        Ok(_) | Err(_) => None,
+    };
     let report = Report {
         epoch: archive.epoch().to_owned(),
         compared,
+        not_copied,
         outcome,
     };
     let exit = Exit::well_if(report.outcome.difference.is_none());
@@ -116,6 +125,12 @@ impl fmt::Display for Report {
             "{} messages, sequences {} to {}, {} segments of epoch {}: {how}",
             outcome.messages, outcome.first, outcome.last, outcome.segments, self.epoch
         )?;
+        if let Some(not_copied @ 1..) = self.not_copied {
+            writeln!(
+                f,
+                "{not_copied} later messages of the log are not copied yet"
+            )?;
+        }
         writeln!(f, "chain at {}: {}", outcome.last, outcome.chain)
     }
 }
