@@ -14,7 +14,7 @@ use crate::{
     ask,
     edge::{Call, Identity},
     hub::Entry,
-    rest::queries::{Source, follow},
+    rest::queries::{Source, follow, follow_submitted},
 };
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use domain::{
@@ -250,12 +250,9 @@ impl Session {
             let result = async {
                 let draft = ask::check(user, submit, None, vec![])?;
                 let known = ask::submit(&app, &call, user, Via::Socket, draft).await?;
-                let source = if known.status.is_final() {
-                    follow(&app, &call, user, known.query, bell).await?
-                } else {
-                    Source::Stream(app.hub.follow(known.query, bell))
-                };
-                Ok((known.query, source))
+                let query = known.query;
+                let source = follow_submitted(&app, &call, user, known, bell).await?;
+                Ok((query, source))
             };
             Done {
                 query_id,

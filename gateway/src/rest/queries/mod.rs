@@ -9,6 +9,7 @@ pub(crate) mod submit;
 
 use crate::{
     app::App,
+    ask::Known,
     edge::{Call, Error},
     hub::Follower,
 };
@@ -71,7 +72,26 @@ pub(crate) async fn follow(
     Ok(Source::Stream(follower))
 }
 
-/// The same for a client that may have seen more than its stream shows yet: where it has seen that
+/// Follows a query that this person has just submitted, for the first time or again.
+///
+/// # Errors
+/// As for [`follow`], where it has ended.
+pub(crate) async fn follow_submitted(
+    app: &App,
+    call: &Call,
+    user: AccountId,
+    known: Known,
+    bell: Arc<Notify>,
+) -> Result<Source, Failure> {
+    if known.status.is_final() {
+        return follow(app, call, user, known.query, bell).await;
+    }
+    // Its stream may not have begun, and the read model need not know it yet. Whose it is was found
+    // out with the submission.
+    Ok(Source::Stream(app.hub.follow(known.query, bell)))
+}
+
+/// [`follow`] for a client that may have seen more than its stream shows yet: where it has seen that
 /// the query ended, the stream ends too. Only with a bell of the caller's own.
 ///
 /// # Errors

@@ -1,9 +1,9 @@
 //! `POST /v1/query`: asks, and waits for the answer.
 
-use super::{Source, follow};
+use super::{Source, follow_submitted};
 use crate::{
     app::App,
-    ask,
+    ask::{self, Known},
     edge::{self, Call, Error, Fields, Identity, Key},
     openapi::Doc,
 };
@@ -84,19 +84,16 @@ pub(crate) async fn handle(
         let applied = [("preference-applied", "respond-async")];
         return Ok((StatusCode::ACCEPTED, applied, Json(queued)).into_response());
     }
-    let answer = wait(&app, &call, identity, known.query).await?;
+    let answer = wait(&app, &call, identity, known).await?;
     Ok(Json(answer).into_response())
 }
 
-async fn wait(
-    app: &App,
-    call: &Call,
-    identity: Identity,
-    query: QueryId,
-) -> Result<Answer, Failure> {
+async fn wait(app: &App, call: &Call, identity: Identity, known: Known) -> Result<Answer, Failure> {
+    let query = known.query;
     let patience = Duration::from_millis(limits::QUERY_WAIT_MILLIS);
     let end = async {
-        let source = follow(app, call, identity.user, query, Arc::new(Notify::new())).await?;
+        let bell = Arc::new(Notify::new());
+        let source = follow_submitted(app, call, identity.user, known, bell).await?;
         match source {
             Source::Stream(follower) => {
                 let end = follower.ended().await;
