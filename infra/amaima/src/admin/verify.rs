@@ -84,11 +84,11 @@ pub(super) async fn run(
     .await
     .map_err(Error::failed("the comparison"))?;
     progress.end();
-    let not_copied = match log.state().await {
-        Ok(state) if compared && options.to.is_none() => {
-            Some(state.last.saturating_sub(outcome.last))
-        }
-        Ok(_) | Err(_) => None,
+    let not_copied = if compared && options.to.is_none() {
+        let state = log.state().await.ok();
+        state.map(|state| state.last.saturating_sub(outcome.last))
+    } else {
+        None
     };
     let report = Report {
         epoch: archive.epoch().to_owned(),
