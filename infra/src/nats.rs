@@ -3,7 +3,7 @@
 
 use crate::config;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 use tracing::{info, warn};
 
 /// NATS could not be reached.
@@ -53,4 +53,10 @@ pub async fn connect(config: &config::Nats, name: &str) -> Result<Client, Error>
         .connect(servers)
         .await?;
     Ok(client)
+}
+
+/// How many times this client has been connected. Where the number has changed, what the server
+/// held for the connection before is gone, and messages may have been missed.
+pub fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
 }

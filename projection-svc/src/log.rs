@@ -15,7 +15,8 @@ use async_nats::{
 };
 use domain::subject;
 use futures_util::{StreamExt, stream::ReadyChunks};
-use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
+use infra::nats::connects;
+use std::{collections::VecDeque, time::Duration};
 use tokio::sync::mpsc;
 
 /// Most commits and bytes of one slice. A slice ends with the message that passes the bytes.
@@ -241,8 +242,4 @@ impl Log {
             &message.payload,
         ))
     }
-}
-
-fn connects(client: &Client) -> u64 {
-    client.statistics().connects.load(Ordering::Relaxed)
 }

@@ -16,9 +16,9 @@ use domain::{
     subject,
     wire::token::{self, Body, Terminal},
 };
-use infra::{append, clock, direct_get, retry::Backoff, tokens::Tokens};
+use infra::{append, clock, direct_get, nats::connects, retry::Backoff, tokens::Tokens};
 use std::{
-    sync::{Mutex, PoisonError, atomic::Ordering},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -47,10 +47,6 @@ impl Presence {
         }
         seen.1
     }
-}
-
-fn connects(client: &Client) -> u64 {
-    client.statistics().connects.load(Ordering::Relaxed)
 }
 
 pub(super) async fn close_stream(

@@ -21,6 +21,7 @@ use feed::Feed;
 use futures_util::StreamExt;
 use infra::{
     lifecycle::Lifecycle,
+    nats::connects,
     tokens::{Live, Tokens},
 };
 use lru::LruCache;
@@ -28,7 +29,7 @@ use merge::Merge;
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use tokio::{
@@ -296,7 +297,7 @@ impl Patience {
 fn look(client: &async_nats::Client) -> Connection {
     Connection {
         is_up: client.connection_state() == State::Connected,
-        times: client.statistics().connects.load(Ordering::Relaxed),
+        times: connects(client),
     }
 }
 
