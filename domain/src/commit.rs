@@ -21,6 +21,8 @@ pub mod header {
     pub const CAUSATION_ID: &str = "Amaima-Causation-Id";
     /// What the command said, as [`crate::Fingerprint`]: where it came with an idempotency key.
     pub const FINGERPRINT: &str = "Amaima-Fingerprint";
+    /// That the payload is sealed, how, and with whose key: `<version> <account>`.
+    pub const SEALED: &str = "Amaima-Sealed";
     /// Version of this layout.
     pub const SCHEMA: &str = "Amaima-Schema";
     /// W3C Trace Context.

@@ -1,6 +1,6 @@
 //! Names on the bus: every stream, subject and bucket, and how they are read back.
 
-use crate::id::QueryId;
+use crate::id::{AccountId, QueryId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -12,6 +12,12 @@ pub const JOBS: &str = "JOBS";
 pub const TOKENS: &str = "TOKENS";
 /// Timers, set and due: [`crate::timer`].
 pub const TIMERS: &str = "TIMERS";
+/// The keys of persons.
+pub const KEYS: &str = "KEYS";
+/// Everything in [`KEYS`].
+pub const ALL_KEYS: &str = "key.*";
+/// Where changes of [`KEYS`] are told, as they are stored.
+pub const KEY_CHANGES: &str = "changed.key.*";
 /// Everything in [`EVENTS`].
 pub const ALL_EVENTS: &str = "ev.>";
 /// Everything in [`JOBS`].
@@ -118,6 +124,11 @@ impl Aggregate {
         (tokens.next().is_none() && part == format!("{:02x}", aggregate.part()))
             .then_some(aggregate)
     }
+}
+
+/// Where a person's key is stored.
+pub fn key(person: AccountId) -> String {
+    format!("key.{person}")
 }
 
 /// Where a query's token stream is stored.

@@ -122,17 +122,35 @@ pub async fn heads(
     stream: &str,
     subjects: &[&str],
 ) -> Result<HashMap<String, u64>, Error> {
-    let mut heads = HashMap::new();
+    let lasts = lasts(client, stream, subjects).await?;
+    let heads = lasts.into_iter().map(|(subject, last)| (subject, last.seq));
+    Ok(heads.collect())
+}
+
+/// The last messages of these subjects, as [`heads`] finds them.
+///
+/// # Errors
+/// When the stream cannot be read just now.
+pub async fn lasts(
+    client: &Client,
+    stream: &str,
+    subjects: &[&str],
+) -> Result<HashMap<String, Stored>, Error> {
+    let mut lasts = HashMap::new();
     for some in subjects.chunks(BATCH) {
         let ask = serde_json::json!({ "multi_last": some, "batch": some.len() });
         let (found, _) = ask_for(client, stream, &ask).await?;
-        heads.extend(found.into_iter().filter_map(|message| {
+        lasts.extend(found.into_iter().filter_map(|message| {
             let stored = stored(message)?;
-            let subject = stored.headers.get(header::NATS_SUBJECT)?;
-            Some((subject.as_str().to_owned(), stored.seq))
+            let subject = stored
+                .headers
+                .get(header::NATS_SUBJECT)?
+                .as_str()
+                .to_owned();
+            Some((subject, stored))
         }));
     }
-    Ok(heads)
+    Ok(lasts)
 }
 
 async fn ask_for(

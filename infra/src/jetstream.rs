@@ -15,7 +15,7 @@ use async_nats::{
     },
 };
 use domain::{limits, subject};
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 /// The ground could not be laid.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,12 @@ pub enum Error {
         /// A stream that is there.
         other: &'static str,
     },
+    /// The keys of persons are gone, and the log is not.
+    #[error(
+        "the stream {keys} is gone although {log} holds sealed commits: its server could not load it, or somebody deleted it; without the keys nothing can be read. Look at the server's log, then bring the keys back (`amaima admin keys restore`)",
+        keys = subject::KEYS, log = subject::EVENTS
+    )]
+    KeysLost,
     /// The streams cannot be looked up.
     #[error("the streams cannot be looked up")]
     Lookup(#[source] InfoError),
@@ -72,6 +78,8 @@ pub enum Error {
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How long a token stream can be replayed (contract §15).
 const REPLAY: Duration = Duration::from_millis(limits::TOKENS_LIFE_MILLIS);
+/// Marks a log whose commits may be sealed, in the stream's metadata.
+const SEALED: &str = "amaima-sealed";
 /// Most bytes of parked commits, some ten thousand of them.
 const PARKED_BYTES: i64 = 8 * 1024 * 1024;
 
@@ -89,6 +97,7 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
     }
     let context = jetstream::new(client.clone());
     demand_log(&context).await?;
+    demand_keys(&context).await?;
     for (name, config) in streams(nats) {
         let info = context
             .create_or_update_stream(config.clone())
@@ -110,6 +119,19 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
     Ok(context)
 }
 
+/// Makes the stream of keys alone, for keys that have to be there before the log.
+///
+/// # Errors
+/// When the server does not agree.
+pub async fn prepare_keys(client: &Client, nats: &config::Nats) -> Result<(), Error> {
+    let (name, config) = (subject::KEYS, keys(nats));
+    let made = jetstream::new(client.clone())
+        .create_or_update_stream(config.clone())
+        .await;
+    let info = made.map_err(|source| Error::Stream { name, source })?;
+    check(name, &config, &info.config)
+}
+
 /// A server that finds a damaged block at its start may leave the whole stream out, and a stream of
 /// that name that is made then takes the place of its files. So the log is made only where nothing
 /// is: it is always made before the other streams.
@@ -124,6 +146,29 @@ async fn demand_log(context: &jetstream::Context) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The keys are made before the log is marked as sealed.
+async fn demand_keys(context: &jetstream::Context) -> Result<(), Error> {
+    if !exists(context, subject::KEYS).await? && is_sealed(context).await? {
+        // Somebody else may have made them meanwhile.
+        if !exists(context, subject::KEYS).await? {
+            return Err(Error::KeysLost);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the log may hold sealed commits.
+async fn is_sealed(context: &jetstream::Context) -> Result<bool, Error> {
+    let Ok(stream) = context.get_stream_no_info(subject::EVENTS).await else {
+        return Ok(false);
+    };
+    match stream.get_info().await {
+        Ok(info) => Ok(info.config.metadata.contains_key(SEALED)),
+        Err(error) if is_not_found(&error) => Ok(false),
+        Err(error) => Err(Error::Lookup(error)),
+    }
 }
 
 async fn exists(context: &jetstream::Context, name: &str) -> Result<bool, Error> {
@@ -144,9 +189,10 @@ pub(crate) fn is_not_found(error: &InfoError) -> bool {
     said.is_some_and(|said| said.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// The streams by their names, as the system needs them.
-pub fn streams(nats: &config::Nats) -> [(&'static str, Config); 4] {
+/// The streams by their names, as the system needs them, in the order in which they are made.
+pub fn streams(nats: &config::Nats) -> [(&'static str, Config); 5] {
     [
+        (subject::KEYS, keys(nats)),
         (subject::EVENTS, events(nats)),
         (subject::JOBS, jobs(nats)),
         (subject::TOKENS, tokens(nats)),
@@ -155,7 +201,7 @@ pub fn streams(nats: &config::Nats) -> [(&'static str, Config); 4] {
 }
 
 /// The log. Nothing leaves it, nothing is refused silently.
-fn events(nats: &config::Nats) -> Config {
+pub(crate) fn events(nats: &config::Nats) -> Config {
     Config {
         name: subject::EVENTS.into(),
         description: Some("One message per decision: a batch of CloudEvents".into()),
@@ -170,6 +216,29 @@ fn events(nats: &config::Nats) -> Config {
         deny_delete: true,
         deny_purge: true,
         compression: Some(Compression::S2),
+        metadata: HashMap::from([(SEALED.to_owned(), "1".to_owned())]),
+        ..Config::default()
+    }
+}
+
+/// The keys of persons. A key that is destroyed is deleted, which overwrites it on the disk.
+fn keys(nats: &config::Nats) -> Config {
+    Config {
+        name: subject::KEYS.into(),
+        description: Some("The keys of persons, wrapped: never part of a copy of the log".into()),
+        subjects: vec![subject::ALL_KEYS.into()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: nats.replicas,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        deny_purge: true,
+        republish: Some(Republish {
+            source: subject::ALL_KEYS.into(),
+            destination: "changed.key.{{wildcard(1)}}".into(),
+            headers_only: true,
+        }),
         ..Config::default()
     }
 }

@@ -18,6 +18,7 @@ pub mod objects;
 pub mod postgres;
 pub mod retry;
 pub mod revocations;
+pub mod sealing;
 pub mod snapshots;
 pub mod telemetry;
 pub mod tokens;

@@ -47,7 +47,7 @@ async fn exit_codes_tell_how_it_is() {
     // Servers alone have none of our streams.
     let output = admin(Some(&url), &["streams", "--json"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert_eq!(json(&output)["missing"][0], "EVENTS");
+    assert_eq!(json(&output)["missing"][1], "EVENTS");
 
     let nats = config::Nats::at(&url);
     let client = infra::nats::connect(&nats, "test").await.unwrap();

@@ -84,7 +84,7 @@ pub async fn restore(
     let mut part = reader.next().await?.ok_or(Failed::Empty)?;
     let first = part.from.max(part.records.first());
     let context = async_nats::jetstream::new(client.clone());
-    let [(_, mut events), ..] = jetstream::streams(nats);
+    let mut events = jetstream::events(nats);
     events.first_sequence = (first > 1).then_some(first);
     let made = context.create_stream(events).await;
     made.map_err(Failed::Stream)?;
