@@ -19,7 +19,11 @@ pub mod write_path;
 
 use domain::{limits, policy};
 use infra::{
-    config, event_store::EventStore, group_commit::GroupCommit, lifecycle::Lifecycle,
+    config,
+    event_store::EventStore,
+    group_commit::GroupCommit,
+    lifecycle::Lifecycle,
+    sealing::{Keyring, Sealing},
     snapshots::Snapshots,
 };
 use policy_runner::{Runner, parked::Parking};
@@ -33,6 +37,8 @@ const DEFAULT_QUERY_LIFE_SECS: u32 = (limits::QUERY_LIFE_MILLIS / 1000) as u32;
 pub struct Config {
     /// The log and the bus.
     pub nats: config::Nats,
+    /// How the words of persons are kept.
+    pub sealing: Sealing,
     /// What policies are told.
     pub policies: policy::Settings,
     /// Most commands in work at once; more are turned away at once.
@@ -41,19 +47,29 @@ pub struct Config {
 
 impl Config {
     /// Over this NATS, with the contract's figures.
-    pub fn at(nats: config::Nats) -> Self {
+    pub fn at(nats: config::Nats, sealing: Sealing) -> Self {
         Self {
             nats,
+            sealing,
             policies: policy::Settings::default(),
             in_work: 2_048,
         }
     }
 
-    /// From the environment: `QUERY_LIFE_SECS`, `COMMANDS_IN_WORK`, and how to reach NATS.
+    /// From the environment: `QUERY_LIFE_SECS`, `COMMANDS_IN_WORK`, [`Sealing::from_env`], and how
+    /// to reach NATS.
     ///
     /// # Errors
     /// When a variable cannot be read.
     pub fn from_env() -> Result<Self, config::Error> {
+        Self::sealing_with(Sealing::from_env()?)
+    }
+
+    /// From the environment but for the master keys.
+    ///
+    /// # Errors
+    /// When a variable cannot be read.
+    pub fn sealing_with(sealing: Sealing) -> Result<Self, config::Error> {
         let life: u32 = config::parsed("QUERY_LIFE_SECS", DEFAULT_QUERY_LIFE_SECS)?;
         if life == 0 {
             return Err(config::Error {
@@ -61,7 +77,7 @@ impl Config {
                 reason: "a query needs some time".to_owned(),
             });
         }
-        let defaults = Self::at(config::Nats::from_env()?);
+        let defaults = Self::at(config::Nats::from_env()?, sealing);
         Ok(Self {
             policies: policy::Settings {
                 query_life_millis: i64::from(life) * 1000,
@@ -99,6 +115,9 @@ pub enum Error {
     /// The bucket of parked commits could not be opened.
     #[error("the bucket of parked commits cannot be opened")]
     Parked(#[source] async_nats::jetstream::context::KeyValueError),
+    /// Changes of keys cannot be heard of.
+    #[error("changes of keys cannot be heard of")]
+    Keys(#[source] async_nats::SubscribeError),
     /// Orders about parked commits could not be taken.
     #[error("orders about parked commits cannot be taken")]
     Orders(#[source] async_nats::SubscribeError),
@@ -116,10 +135,12 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         .await
         .map_err(Error::Submissions)?;
     let commits = GroupCommit::start(client.clone(), config.nats.sync, &lifecycle);
-    let snapshots = Snapshots::open(&context, &lifecycle)
+    let keys = Keyring::new(&client, config.sealing);
+    keys.follow(&lifecycle).await.map_err(Error::Keys)?;
+    let snapshots = Snapshots::open(&context, &keys, &lifecycle)
         .await
         .map_err(Error::Snapshots)?;
-    let store = EventStore::new(client.clone()).with_snapshots(snapshots);
+    let store = EventStore::new(client.clone(), keys.clone()).with_snapshots(snapshots);
     let write = WritePath::new(store, commits);
     let passwords = passwords::Passwords::new()?;
     let handlers = handler::Handlers::new(&client, write, passwords, submissions);
@@ -127,6 +148,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let runner = Runner::new(
         &client,
         &context,
+        &keys,
         handlers.clone(),
         parked,
         config.policies,

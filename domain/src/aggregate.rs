@@ -2,7 +2,7 @@
 
 use crate::{
     authority::Actor,
-    id::CommandId,
+    id::{AccountId, CommandId},
     subject::{self, Kind},
     time::Timestamp,
     upcast::Recorded,
@@ -49,6 +49,14 @@ pub trait Aggregate:
 
     /// Folds one event into the state; never fails.
     fn evolve(self, event: &Self::Event) -> Self;
+
+    /// Whose key `events` are sealed with, which have led to this state; `None` for what tells
+    /// nothing about a person but ids and times.
+    fn person(&self, events: &[Self::Event]) -> Option<AccountId>;
+
+    /// This state after a commit that nobody can read any more, since its person was erased.
+    #[must_use]
+    fn erased(self) -> Self;
 
     /// Names one aggregate of this kind.
     fn named(id: Uuid) -> subject::Aggregate {

@@ -56,6 +56,8 @@ const TABLE: &[(&str, &[Role])] = &[
     ("login", &[Role::Anonymous]),
     ("refresh", &[Role::Anonymous]),
     ("logout", &[Role::User]),
+    ("erase_account", &[Role::User, Role::System]),
+    ("finish_erasure", &[Role::System]),
     ("submit_query", &[Role::User]),
     ("cancel_query", &[Role::User, Role::System]),
     ("start_query", &[Role::Worker]),

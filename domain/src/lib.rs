@@ -22,6 +22,7 @@ pub mod policy;
 pub mod query;
 pub mod schema;
 pub mod session;
+pub mod stores;
 pub mod subject;
 pub mod text;
 pub mod time;

@@ -193,11 +193,13 @@ pub enum View {
     Sessions,
     /// Queries and their answers.
     Queries,
+    /// What there is about a person, for those who export or erase it.
+    Persons,
 }
 
 impl View {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Accounts, Self::Sessions, Self::Queries];
+    pub const ALL: [Self; 4] = [Self::Accounts, Self::Sessions, Self::Queries, Self::Persons];
 
     /// Its token in subjects.
     pub const fn as_str(self) -> &'static str {
@@ -205,6 +207,7 @@ impl View {
             Self::Accounts => "accounts",
             Self::Sessions => "sessions",
             Self::Queries => "queries",
+            Self::Persons => "persons",
         }
     }
 

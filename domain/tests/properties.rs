@@ -64,7 +64,7 @@ fn open(first: RefreshId) -> session::Command {
 fn session_command(order: &SessionOrder, state: &Session, n: u128) -> (session::Command, Actor) {
     let held = match state {
         Session::Open(open) => Some(open),
-        Session::Absent | Session::Revoked { .. } => None,
+        Session::Absent | Session::Revoked { .. } | Session::Erased => None,
     };
     let next = refresh(n);
     let presenting = |presented: Option<RefreshId>| session::Command::Refresh {

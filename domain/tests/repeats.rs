@@ -103,7 +103,7 @@ proptest! {
             next += 1;
             let current = match &state {
                 Session::Open(open) => Some(open.current),
-                Session::Absent | Session::Revoked { .. } => None,
+                Session::Absent | Session::Revoked { .. } | Session::Erased => None,
             };
             // Every other time the good one, so that rotations happen.
             let presented = current.filter(|_| next % 2 == 0).unwrap_or(refresh(id));

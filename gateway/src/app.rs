@@ -152,7 +152,10 @@ impl App {
             Reply::Accepted { seq, outcome } => {
                 let writer = match &outcome {
                     Outcome::SignedIn { user, .. } => Some(user.id),
-                    Outcome::SignedOut | Outcome::Query { .. } => giver,
+                    Outcome::SignedOut
+                    | Outcome::Query { .. }
+                    | Outcome::Erasing { .. }
+                    | Outcome::Erased => giver,
                 };
                 if let Some(writer) = writer {
                     self.consistency.record(writer, seq);

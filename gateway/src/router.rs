@@ -4,10 +4,12 @@ use crate::{
     app::App,
     edge::{self, seal::seal},
     openapi::Doc,
-    rest::{auth, catalog, documents, health, queries, version},
+    rest::{auth, catalog, documents, health, queries, users, version},
     socket,
 };
-use axum::{Router, middleware, response::IntoResponse, routing::get, routing::post};
+use axum::{
+    Router, middleware, response::IntoResponse, routing::delete, routing::get, routing::post,
+};
 use domain::wire::error::Failure;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -21,6 +23,8 @@ pub(crate) const DOCS: &[Doc] = &[
     auth::sessions::DOC,
     auth::jwks::DOC,
     auth::jwks::WELL_KNOWN,
+    users::erase::DOC,
+    users::export::DOC,
     queries::submit::DOC,
     queries::list::DOC,
     queries::get::DOC,
@@ -46,6 +50,8 @@ fn routes() -> Router<App> {
         .route(auth::sessions::DOC.path, get(auth::sessions::handle))
         .route(auth::jwks::DOC.path, get(auth::jwks::handle))
         .route(auth::jwks::WELL_KNOWN.path, get(auth::jwks::handle))
+        .route(users::export::DOC.path, get(users::export::handle))
+        .route(users::erase::DOC.path, delete(users::erase::handle))
         .route(queries::submit::DOC.path, post(queries::submit::handle))
         .route(queries::list::DOC.path, get(queries::list::handle))
         .route(queries::get::DOC.path, get(queries::get::handle))

@@ -4,12 +4,16 @@
 //! and written ([`crate::group_commit`]) with the sequence that the reader saw, so that a stale
 //! decision is refused.
 
-use crate::{append, direct_get, snapshots::Snapshots};
+use crate::{
+    append, direct_get,
+    sealing::{self, Keyring, Opened, keyring},
+    snapshots::Snapshots,
+};
 use async_nats::{Client, HeaderMap, jetstream};
 use domain::{
     Actor, Aggregate, Context, Fingerprint, Timestamp,
     commit::{self, header},
-    id::CommandId,
+    id::{AccountId, CommandId},
     limits, subject,
 };
 use serde::{Deserialize, Serialize};
@@ -41,6 +45,9 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// The key of a person cannot be had, or a commit is not what was sealed with it.
+    #[error(transparent)]
+    Key(#[from] keyring::Error),
     /// The last message of the aggregate could not be looked up at the stream's leader.
     #[error("the leader does not tell the last sequence of {subject}")]
     Leader {
@@ -66,10 +73,16 @@ impl Error {
         )
     }
 
+    /// Whether the person whom it is about is erased.
+    pub const fn is_erased(&self) -> bool {
+        matches!(self, Self::Key(keyring::Error::Erased { .. }))
+    }
+
     /// Whether the same call may succeed later, unchanged.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Load { .. } | Self::Append(_) | Self::Leader { .. } => true,
+            Self::Key(error) => error.is_transient(),
             Self::Undecodable(_) | Self::Encode { .. } => false,
         }
     }
@@ -136,6 +149,16 @@ impl<A: Aggregate> Loaded<A> {
     #[must_use]
     pub fn after(mut self, by: Known, events: &[A::Event]) -> Self {
         self.state = events.iter().fold(self.state, A::evolve);
+        self.moved(by)
+    }
+
+    /// This aggregate after one more commit that nobody can read any more.
+    fn after_erased(mut self, by: Known) -> Self {
+        self.state = self.state.erased();
+        self.moved(by)
+    }
+
+    fn moved(mut self, by: Known) -> Self {
         self.last_seq = by.seq;
         if self.recent.len() == limits::RECENT_COMMANDS {
             // The one that made the aggregate is known for ever.
@@ -183,6 +206,7 @@ pub struct EventStore {
     client: Client,
     context: jetstream::Context,
     snapshots: Option<Snapshots>,
+    keys: Keyring,
 }
 
 /// Commits of an aggregate between two snapshots, and messages that are read while the snapshot is
@@ -191,11 +215,12 @@ const SNAPSHOT_EVERY: usize = 256;
 
 impl EventStore {
     /// The log behind this connection; its stream was made by [`crate::jetstream::prepare`].
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, keys: Keyring) -> Self {
         Self {
             context: jetstream::new(client.clone()),
             client,
             snapshots: None,
+            keys,
         }
     }
 
@@ -227,7 +252,7 @@ impl EventStore {
         let mut loaded = match loaded {
             Some(loaded) => loaded,
             None => {
-                let loaded = fold(Loaded::default(), &subject, &messages)?;
+                let loaded = self.fold(Loaded::default(), &subject, &messages).await?;
                 if more {
                     self.catch_up(id, loaded).await?
                 } else {
@@ -258,7 +283,7 @@ impl EventStore {
         if first.seq != from || command_of(&first.headers) != last {
             return Ok(None);
         }
-        fold(snapshot, subject, rest).map(Some)
+        self.fold(snapshot, subject, rest).await.map(Some)
     }
 
     /// Has an aggregate written down as a snapshot, if enough has happened since it was last. Where
@@ -286,7 +311,34 @@ impl EventStore {
         let messages = direct_get::subject(&self.client, subject::EVENTS, &subject, from)
             .await
             .map_err(load(&subject))?;
-        fold(loaded, &subject, &messages)
+        self.fold(loaded, &subject, &messages).await
+    }
+
+    async fn fold<A: Aggregate>(
+        &self,
+        mut loaded: Loaded<A>,
+        subject: &str,
+        messages: &[direct_get::Stored],
+    ) -> Result<Loaded<A>, Error> {
+        for message in messages {
+            let by = known(&message.headers, message.seq);
+            let opened = self
+                .keys
+                .open(subject, Some(&message.headers), &message.payload);
+            loaded = match opened.await? {
+                Opened::Text(payload) => {
+                    let events: Vec<A::Event> = commit::decode(subject, &payload)?;
+                    loaded.after(by, &events)
+                }
+                Opened::Erased => loaded.after_erased(by),
+            };
+        }
+        Ok(loaded)
+    }
+
+    /// The keys that it seals and opens with.
+    pub const fn keys(&self) -> &Keyring {
+        &self.keys
     }
 
     /// Reads an aggregate at least as far as the stream's leader has it, for use after a conflict:
@@ -338,16 +390,16 @@ impl EventStore {
         }
     }
 
-    /// Makes a commit of `events`, to be appended to `id` at `expected` by
-    /// [`crate::group_commit::GroupCommit`]. It has no message id: the server would remember it for
+    /// Makes a commit of `events`, to be appended to `id` behind what is loaded by
+    /// [`crate::group_commit::GroupCommit`], sealed with the key of the person whom it concerns. It has no message id: the server would remember it for
     /// two minutes, while a repeat is refused for ever by the expected sequence.
     ///
     /// # Errors
-    /// When an event cannot be encoded.
-    pub fn pending<A: Aggregate>(
+    /// When an event cannot be encoded, or the person's key cannot be had.
+    pub async fn pending<A: Aggregate>(
         &self,
         id: Uuid,
-        expected: u64,
+        loaded: &Loaded<A>,
         provenance: &Provenance,
         now: Timestamp,
         events: &[A::Event],
@@ -378,11 +430,29 @@ impl EventStore {
         if let Some(fingerprint) = &provenance.fingerprint {
             headers.insert(header::FINGERPRINT, fingerprint.to_string());
         }
+        let mut payload = encoded.payload;
+        if let Some(person) = self.person(loaded, events)
+            && let Some(key) = self.keys.for_writing(person).await?
+        {
+            payload = sealing::seal(&subject, &mut headers, &payload, person, &key.log)
+                .map_err(keyring::Error::NoRandomness)?;
+        }
         Ok(append::Part {
             subject,
-            expected,
+            expected: loaded.last_seq,
             headers,
-            payload: encoded.payload.into(),
+            payload: payload.into(),
+        })
+    }
+
+    /// Whom a commit concerns that follows what is loaded.
+    fn person<A: Aggregate>(&self, loaded: &Loaded<A>, events: &[A::Event]) -> Option<AccountId> {
+        if !self.keys.seals() {
+            return None;
+        }
+        loaded.state.person(events).or_else(|| {
+            let state = events.iter().fold(loaded.state.clone(), A::evolve);
+            state.person(events)
         })
     }
 }
@@ -390,18 +460,6 @@ impl EventStore {
 fn load(subject: &str) -> impl FnOnce(direct_get::Error) -> Error {
     let subject = subject.to_owned();
     move |source| Error::Load { subject, source }
-}
-
-fn fold<A: Aggregate>(
-    mut loaded: Loaded<A>,
-    subject: &str,
-    messages: &[direct_get::Stored],
-) -> Result<Loaded<A>, Error> {
-    for message in messages {
-        let events: Vec<A::Event> = commit::decode(subject, &message.payload)?;
-        loaded = loaded.after(known(&message.headers, message.seq), &events);
-    }
-    Ok(loaded)
 }
 
 fn known(headers: &HeaderMap, seq: u64) -> Known {

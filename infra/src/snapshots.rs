@@ -4,12 +4,18 @@
 //! A snapshot is a copy that may be missing or wrong at any time: one of another shape, or that
 //! cannot be read, is dropped, and whoever goes on from one checks that the log has its last
 //! commit. They are written in the background; what does not fit into the short queue is left out,
-//! and the aggregate's next commits bring the next chance.
+//! and the aggregate's next commits bring the next chance. What concerns a person is sealed with
+//! that person's key: [`SEALED`], the account's id, the sealed snapshot.
 
-use crate::{event_store::Loaded, lifecycle::Lifecycle};
+use crate::{
+    event_store::Loaded,
+    lifecycle::Lifecycle,
+    sealing::keyring::{self, Keyring},
+    telemetry,
+};
 use async_nats::jetstream::{self, context::KeyValueError, kv};
 use bytes::Bytes;
-use domain::{Aggregate, subject};
+use domain::{Aggregate, id::AccountId, subject};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -18,6 +24,8 @@ use uuid::Uuid;
 
 /// Snapshots that wait to be written. When it is full, the next one is left out.
 const QUEUE: usize = 32;
+/// What a sealed snapshot begins with. Others are JSON.
+const SEALED: u8 = 1;
 /// Largest snapshot in bytes. A state that is larger than this is not bounded as it should be.
 const LARGEST: usize = 1 << 20;
 
@@ -25,7 +33,16 @@ const LARGEST: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     bucket: kv::Store,
-    queue: mpsc::Sender<(String, Bytes)>,
+    keys: Keyring,
+    queue: mpsc::Sender<Waiting>,
+}
+
+/// A snapshot that waits to be written.
+struct Waiting {
+    key: String,
+    value: Vec<u8>,
+    /// Whom it concerns.
+    person: Option<AccountId>,
 }
 
 #[derive(Serialize)]
@@ -49,34 +66,85 @@ impl Snapshots {
     /// When it is not there.
     pub async fn open(
         context: &jetstream::Context,
+        keys: &Keyring,
         lifecycle: &Lifecycle,
     ) -> Result<Self, KeyValueError> {
         let bucket = context.get_key_value(subject::SNAPSHOTS).await?;
-        let (queue, mut waiting) = mpsc::channel::<(String, Bytes)>(QUEUE);
-        let (store, life) = (bucket.clone(), lifecycle.clone());
+        let (queue, mut waiting) = mpsc::channel::<Waiting>(QUEUE);
+        let this = Self {
+            bucket,
+            keys: keys.clone(),
+            queue,
+        };
+        let (writer, life) = (this.clone(), lifecycle.clone());
         lifecycle.spawn("snapshots", async move {
             loop {
                 let next = tokio::select! {
                     next = waiting.recv() => next,
                     () = life.stopping() => return,
                 };
-                let Some((key, value)) = next else { return };
-                if let Err(error) = store.put(&key, value).await {
-                    warn!(key, %error, "a snapshot was not written");
-                }
+                let Some(snapshot) = next else { return };
+                writer.put(snapshot).await;
             }
         });
-        Ok(Self { bucket, queue })
+        Ok(this)
+    }
+
+    async fn put(&self, Waiting { key, value, person }: Waiting) {
+        let value = match person {
+            Some(person) => self.seal(&key, value, person).await,
+            None => Ok(value),
+        };
+        let written = match value {
+            Ok(value) => self.bucket.put(&key, value.into()).await,
+            Err(error) => {
+                let reason = telemetry::chain(&error);
+                return warn!(key, reason, "a snapshot was not sealed");
+            }
+        };
+        if let Err(error) = written {
+            warn!(key, %error, "a snapshot was not written");
+        }
+    }
+
+    async fn seal(
+        &self,
+        key: &str,
+        value: Vec<u8>,
+        person: AccountId,
+    ) -> Result<Vec<u8>, keyring::Error> {
+        let Some(keys) = self.keys.for_writing(person).await? else {
+            return Ok(value);
+        };
+        let sealed = keys.snapshots().seal(key.as_bytes(), &value)?;
+        Ok([&[SEALED], person.uuid().as_bytes().as_slice(), &sealed].concat())
+    }
+
+    /// The snapshot as it was before it was sealed; `None` if nobody can read it.
+    async fn opened(&self, key: &str, value: Bytes) -> Option<Bytes> {
+        let Some(sealed) = value.strip_prefix(&[SEALED]) else {
+            return Some(value);
+        };
+        let (person, sealed) = sealed.split_first_chunk()?;
+        let person = AccountId::new(Uuid::from_bytes(*person));
+        let Ok(keyring::Found::Key(keys)) = self.keys.find(person).await else {
+            return None;
+        };
+        let opened = keys.snapshots().open(key.as_bytes(), sealed);
+        opened.ok().map(Bytes::from)
     }
 
     /// The snapshot of an aggregate, if there is a usable one.
     pub async fn get<A: Aggregate>(&self, id: Uuid) -> Option<Loaded<A>> {
         let key = key::<A>(id);
         match self.bucket.get(&key).await {
-            Ok(value) => read(&value?).or_else(|| {
-                debug!(key, "a snapshot of another shape is not used");
-                None
-            }),
+            Ok(value) => {
+                let value = self.opened(&key, value?).await;
+                value.and_then(|value| read(&value)).or_else(|| {
+                    debug!(key, "a snapshot that cannot be read is not used");
+                    None
+                })
+            }
             Err(error) => {
                 debug!(key, %error, "a snapshot cannot be read");
                 None
@@ -91,7 +159,11 @@ impl Snapshots {
             return false;
         };
         match write(loaded) {
-            Ok(value) if value.len() <= LARGEST => room.send((key::<A>(id), value.into())),
+            Ok(value) if value.len() <= LARGEST => room.send(Waiting {
+                key: key::<A>(id),
+                value,
+                person: loaded.state.person(&[]),
+            }),
             Ok(value) => warn!(
                 key = key::<A>(id),
                 bytes = value.len(),

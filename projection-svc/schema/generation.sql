@@ -47,10 +47,11 @@ CREATE TABLE skipped (
     skipped_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- What persons have said is in columns of bytea, sealed with the key of the person.
 CREATE TABLE accounts (
     account_id        uuid PRIMARY KEY,
-    email             text NOT NULL,
-    name              text NOT NULL,
+    email             bytea NOT NULL,
+    name              bytea NOT NULL,
     is_active         boolean NOT NULL,
     subscription_tier text NOT NULL,
     created_at        timestamptz NOT NULL,
@@ -60,8 +61,8 @@ CREATE TABLE accounts (
 CREATE TABLE sessions (
     session_id     uuid PRIMARY KEY,
     account_id     uuid NOT NULL,
-    device_id      text,
-    device_name    text,
+    device_id      bytea,
+    device_name    bytea,
     created_at     timestamptz NOT NULL,
     last_seen_at   timestamptz NOT NULL,
     generation     bigint NOT NULL,
@@ -73,15 +74,15 @@ CREATE TABLE sessions (
 CREATE TABLE queries (
     query_id          uuid PRIMARY KEY,
     owner             uuid NOT NULL,
-    query             text NOT NULL,
+    query             bytea NOT NULL,
     operation         text NOT NULL,
     file_ids          jsonb NOT NULL,
-    reference         text,
+    reference         bytea,
     status            text NOT NULL,
     worker            text,
     model             text,
     attempts          bigint NOT NULL,
-    response_text     text,
+    response_text     bytea,
     model_used        text,
     confidence        double precision,
     latency_ms        bigint,
@@ -89,7 +90,7 @@ CREATE TABLE queries (
     prompt_tokens     bigint,
     completion_tokens bigint,
     error_code        text,
-    error_message     text,
+    error_message     bytea,
     cancelled_by      text,
     created_at        timestamptz NOT NULL,
     started_at        timestamptz,

@@ -14,6 +14,7 @@ use async_nats::Client;
 use infra::{
     archive::{Archive, Error as CopyError, Log, LogError, Record, Writer},
     config, epoch,
+    erasures::{self, Erasure},
     lifecycle::Lifecycle,
     objects::{Bucket, Store, ensure_bucket},
     retry::Backoff,
@@ -79,6 +80,8 @@ enum Error {
     Name(#[from] async_nats::jetstream::context::GetStreamError),
     #[error(transparent)]
     Objects(#[from] infra::objects::Error),
+    #[error("an erasure cannot be noted")]
+    Erasures(#[from] erasures::Error),
     #[error("the log ends at {head}, and the copy of it at {copied}")]
     Shorter { head: u64, copied: u64 },
     #[error("the log has another message at {0} than its copy")]
@@ -93,7 +96,11 @@ impl Error {
             Self::Log(LogError::Unreadable { .. } | LogError::Absent) => true,
             Self::Copy(CopyError::Objects(_) | CopyError::Overtaken) => false,
             Self::Copy(_) => true,
-            Self::Log(_) | Self::Epoch(_) | Self::Name(_) | Self::Objects(_) => false,
+            Self::Log(_)
+            | Self::Epoch(_)
+            | Self::Name(_)
+            | Self::Objects(_)
+            | Self::Erasures(_) => false,
         }
     }
 }
@@ -171,16 +178,25 @@ impl Archiver {
         let log = Log::new(&self.client).await?;
         let epoch = epoch::of_log(&self.client).await?;
         let state = log.state().await?;
+        let store = Store::Bucket(self.bucket.clone());
         let mut writer = Writer::open(self.bucket.clone(), epoch, state.first).await?;
         info!(%epoch, seq = writer.last(), head = state.last, "copying the log");
         let mut tick = tokio::time::interval(self.config.every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            while gather(&log, &mut writer).await? {
+            loop {
+                let mut erasures = Vec::new();
+                let full = gather(&log, &mut writer, &mut erasures).await?;
+                // Whoever has this copy has its ledger of erasures.
+                for erasure in erasures {
+                    erasure.note(&store).await?;
+                }
                 self.flush(&mut writer, copied).await?;
+                if !full {
+                    break;
+                }
             }
-            self.flush(&mut writer, copied).await?;
             if epoch::of_log(&self.client).await? != epoch {
                 warn!(%epoch, "the log was made anew: its copy begins anew beside the old one");
                 return Ok(());
@@ -234,8 +250,12 @@ impl Archiver {
 }
 
 /// Reads into the writer what the log has, until the segment is full, which it answers with `true`,
-/// or the log ends. It stops between commands: what follows inside of an atomic batch is there.
-async fn gather(log: &Log, writer: &mut Writer) -> Result<bool, Error> {
+/// or the log ends, and the erasures that are asked for in it. It stops between commands: what follows inside of an atomic batch is there.
+async fn gather(
+    log: &Log,
+    writer: &mut Writer,
+    erasures: &mut Vec<Erasure>,
+) -> Result<bool, Error> {
     loop {
         let last = writer.last();
         // The last one is read again. That it is the same shows that the log is: a server that
@@ -256,7 +276,10 @@ async fn gather(log: &Log, writer: &mut Writer) -> Result<bool, Error> {
         for record in records {
             is_empty = false;
             let goes_on = match &record {
-                Record::Message(message) => message.goes_on(),
+                Record::Message(message) => {
+                    erasures.extend(Erasure::asked_for(message));
+                    message.goes_on()
+                }
                 Record::Gap { first, last } => {
                     error!(
                         first,

@@ -117,7 +117,10 @@ impl Builder {
         let Some(meta) = owner.look(slot).await? else {
             return Ok(());
         };
-        let log = parked::Log(self.source.context.clone());
+        let log = parked::Log {
+            context: self.source.context.clone(),
+            keys: self.source.keys.clone(),
+        };
         let ours = self.source.lifecycle.child();
         let lanes = Lanes::open(owner, slot, &meta, &ours, &log).await;
         let ended = match lanes {

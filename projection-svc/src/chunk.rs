@@ -159,7 +159,13 @@ impl Chunk {
             })
             .collect();
         let mut leaders: Vec<usize> = (0..lanes).collect();
-        if todo.len() < WORTH_PARTING {
+        // Who erases a person must come after all that was written about them before.
+        let erases = || {
+            self.commits
+                .iter()
+                .any(|each| each.erased().next().is_some())
+        };
+        if todo.len() < WORTH_PARTING || erases() {
             leaders.fill(0);
         }
         for command in &todo {
@@ -208,7 +214,7 @@ fn leader(leaders: &[usize], mut lane: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commit::Events;
+    use crate::{commit::Events, seal::Seal};
     use uuid::Uuid;
 
     fn commit(seq: u64, command: u128, part: u64) -> Commit {
@@ -220,6 +226,7 @@ mod tests {
             goes_on: false,
             bytes: 10,
             events: Ok(Events::Email),
+            seal: Seal::Plain,
         }
     }
 

@@ -1,12 +1,20 @@
 //! One commit, as it comes out of the log.
 
+use crate::seal::Seal;
 use async_nats::{HeaderMap, header as nats_header};
 use domain::{
     account,
     commit::{Undecodable, decode, header},
+    id::AccountId,
     query, session,
     subject::{Aggregate, Kind},
 };
+use infra::sealing::{
+    Opened,
+    keyring::{self, Found, Keyring, open_with},
+    sealed_for,
+};
+use std::collections::HashMap;
 use uuid::Uuid;
 
 /// A commit of the log and what could be read of it.
@@ -27,6 +35,8 @@ pub(crate) struct Commit {
     pub(crate) bytes: usize,
     /// Its events, or why they cannot be read.
     pub(crate) events: Result<Events, String>,
+    /// What the rows that it makes are sealed with.
+    pub(crate) seal: Seal,
 }
 
 /// The events of one commit: all of one aggregate.
@@ -40,28 +50,127 @@ pub(crate) enum Events {
     Query(Vec<query::Event>),
     /// Of the claim on an address, which no view shows.
     Email,
+    /// Of a person who was erased: nobody knows what they said.
+    Erased,
+}
+
+/// A message of the log, before it is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw<'a> {
+    /// Its sequence in the log.
+    pub(crate) seq: u64,
+    /// The aggregate's subject.
+    pub(crate) subject: &'a str,
+    /// Its headers.
+    pub(crate) headers: Option<&'a HeaderMap>,
+    /// Its payload.
+    pub(crate) payload: &'a [u8],
+}
+
+/// Opens and reads messages that follow each other in the log.
+///
+/// # Errors
+/// When the keys of persons cannot be had now.
+pub(crate) async fn read_all(
+    keys: &Keyring,
+    messages: &[Raw<'_>],
+) -> Result<Vec<Commit>, keyring::Error> {
+    let persons: Vec<AccountId> = messages
+        .iter()
+        .filter_map(|message| sealed_for(message.headers).ok().flatten())
+        .collect();
+    let mut found = keys.find_all(&persons).await?;
+    let mut commits = Vec::with_capacity(messages.len());
+    for message in messages {
+        let commit = Commit::open(message, &found)?;
+        // What is said about the person after that is not heard, wherever it comes from.
+        for person in commit.erased() {
+            keys.forget(person);
+            found.insert(person, Found::Erased);
+        }
+        commits.push(commit);
+    }
+    Ok(commits)
 }
 
 impl Commit {
-    /// Reads a message of the log.
-    pub(crate) fn read(
+    /// Opens a message of the log, and reads it.
+    fn open(message: &Raw<'_>, keys: &HashMap<AccountId, Found>) -> Result<Self, keyring::Error> {
+        let Raw {
+            seq,
+            subject,
+            headers,
+            payload,
+        } = *message;
+        let person = match sealed_for(headers) {
+            Ok(None) => return Ok(Self::read(seq, subject, headers, payload)),
+            Ok(Some(person)) => person,
+            Err(unknown) => {
+                let reason = Err(unknown.to_string());
+                return Ok(Self::of(seq, subject, headers, payload.len(), reason));
+            }
+        };
+        let found = keys.get(&person).unwrap_or(&Found::Absent);
+        Ok(match open_with(found, person, subject, headers, payload) {
+            Ok(Opened::Text(text)) => {
+                let mut commit = Self::read(seq, subject, headers, &text);
+                if let Found::Key(key) = found {
+                    commit.seal = Seal::With(key.clone());
+                }
+                commit
+            }
+            Ok(Opened::Erased) => {
+                Self::of(seq, subject, headers, payload.len(), Ok(Events::Erased))
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                let reason = Err(infra::telemetry::chain(&error));
+                Self::of(seq, subject, headers, payload.len(), reason)
+            }
+        })
+    }
+
+    /// Reads a message of the log that is not sealed.
+    fn read(seq: u64, subject: &str, headers: Option<&HeaderMap>, payload: &[u8]) -> Self {
+        let types = headers.and_then(|headers| headers.get(header::EVENT_TYPES));
+        let types = types.map_or("of unknown types", |types| types.as_str());
+        let events = read_events(Aggregate::parse(subject), subject, types, payload);
+        Self::of(seq, subject, headers, payload.len(), events)
+    }
+
+    /// The persons whom it says to be erased.
+    pub(crate) fn erased(&self) -> impl Iterator<Item = AccountId> {
+        let events = match &self.events {
+            Ok(Events::Account(events)) => events.as_slice(),
+            Ok(Events::Session(_) | Events::Query(_) | Events::Email | Events::Erased) | Err(_) => {
+                &[]
+            }
+        };
+        events.iter().filter_map(|event| match event {
+            account::Event::Erased { account, .. } => Some(*account),
+            account::Event::Registered { .. } | account::Event::ErasureRequested { .. } => None,
+        })
+    }
+
+    fn of(
         seq: u64,
         subject: &str,
         headers: Option<&HeaderMap>,
-        payload: &[u8],
+        bytes: usize,
+        events: Result<Events, String>,
     ) -> Self {
         let text = |name: &str| headers?.get(name).map(|value| value.as_str());
         let aggregate = Aggregate::parse(subject);
-        let types = text(header::EVENT_TYPES).unwrap_or("of unknown types");
         Self {
             seq,
             command: text(header::COMMAND_ID).and_then(|id| Uuid::try_parse(id).ok()),
             part: aggregate.as_ref().map_or(0, part),
             goes_on: text(nats_header::NATS_BATCH_ID.as_ref()).is_some()
                 && text(nats_header::NATS_BATCH_COMMIT.as_ref()).is_none(),
-            bytes: payload.len(),
-            events: read_events(aggregate, subject, types, payload),
+            bytes,
+            events,
             subject: subject.to_owned(),
+            seal: Seal::Plain,
         }
     }
 }

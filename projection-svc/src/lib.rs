@@ -30,10 +30,16 @@ mod parked;
 mod position;
 mod projector;
 mod questions;
+pub mod seal;
 mod view;
 mod write;
 
-use infra::{config, lifecycle::Lifecycle, objects::Bucket};
+use infra::{
+    config,
+    lifecycle::Lifecycle,
+    objects::Bucket,
+    sealing::{Keyring, Sealing},
+};
 use position::Position;
 use std::time::Duration;
 use tracing::warn;
@@ -49,6 +55,8 @@ const LANES_MOST: usize = domain::subject::PARTS as usize;
 pub struct Config {
     /// Where the log and the bus are.
     pub nats: config::Nats,
+    /// How the words of persons are kept.
+    pub sealing: Sealing,
     /// Where the read models are.
     pub postgres: config::Postgres,
     /// In how many lanes the log is folded, 1 to 64.
@@ -61,10 +69,11 @@ pub struct Config {
 
 impl Config {
     /// The defaults: as many lanes as cores, at most four, and no copy of the log.
-    pub fn at(nats: config::Nats, postgres: config::Postgres) -> Self {
+    pub fn at(nats: config::Nats, sealing: Sealing, postgres: config::Postgres) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             nats,
+            sealing,
             postgres,
             lanes: cores.min(4),
             stalled_after: Duration::from_secs(10),
@@ -72,13 +81,26 @@ impl Config {
         }
     }
 
-    /// Reads the environment: [`config::Nats::from_env`], [`config::Postgres::from_env`],
+    /// Reads the environment: [`config::Nats::from_env`], [`Sealing::from_env`],
+    /// [`config::Postgres::from_env`],
     /// [`archiver::Config::from_env`], `PROJECTION_LANES` and `PROJECTION_STALLED_SECS`.
     ///
     /// # Errors
     /// When a variable cannot be read.
     pub fn from_env() -> Result<Self, config::Error> {
-        let mut config = Self::at(config::Nats::from_env()?, config::Postgres::from_env()?);
+        Self::sealing_with(Sealing::from_env()?)
+    }
+
+    /// From the environment but for the master keys.
+    ///
+    /// # Errors
+    /// When a variable cannot be read.
+    pub fn sealing_with(sealing: Sealing) -> Result<Self, config::Error> {
+        let mut config = Self::at(
+            config::Nats::from_env()?,
+            sealing,
+            config::Postgres::from_env()?,
+        );
         config.lanes = config::parsed("PROJECTION_LANES", config.lanes)?;
         if !(1..=LANES_MOST).contains(&config.lanes) {
             return Err(config::Error {
@@ -108,6 +130,9 @@ pub enum Error {
     /// The tables cannot be made.
     #[error("the migrations cannot be applied")]
     Migrations(#[source] sqlx::migrate::MigrateError),
+    /// Changes of keys cannot be heard of.
+    #[error("changes of keys cannot be heard of")]
+    Keys(#[source] async_nats::SubscribeError),
     /// The questions' subjects cannot be subscribed to.
     #[error("the endpoints cannot be set up")]
     Endpoints(#[source] async_nats::Error),
@@ -120,6 +145,8 @@ pub enum Error {
 pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let client = infra::nats::connect(&config.nats, NAME).await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
+    let keys = Keyring::new(&client, config.sealing);
+    keys.follow(&lifecycle).await.map_err(Error::Keys)?;
     let copy = config
         .archive
         .as_ref()
@@ -147,6 +174,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let source = projector::Source {
         client: client.clone(),
         context,
+        keys: keys.clone(),
         lifecycle: lifecycle.clone(),
         copy: None,
     };
@@ -173,7 +201,12 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         position: position.clone(),
     };
     lifecycle.spawn("projection", live.run());
-    questions::serve(&client, &pool, position.subscribe(), &lifecycle)
+    let store = view::Store {
+        pool,
+        keys,
+        client: client.clone(),
+    };
+    questions::serve(&client, &store, position.subscribe(), &lifecycle)
         .await
         .map_err(Error::Endpoints)
 }

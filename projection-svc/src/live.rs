@@ -104,7 +104,10 @@ impl Live {
             }
             return Ok(());
         }
-        let log = parked::Log(self.source.context.clone());
+        let log = parked::Log {
+            context: self.source.context.clone(),
+            keys: self.source.keys.clone(),
+        };
         let ours = self.source.lifecycle.child();
         let lanes = Lanes::open(&mut owner, Slot::Live, &live, &ours, &log).await;
         let ended = match lanes {

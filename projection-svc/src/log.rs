@@ -3,7 +3,10 @@
 
 mod copy;
 
-use crate::{commit::Commit, projector::Source};
+use crate::{
+    commit::{self, Commit, Raw},
+    projector::Source,
+};
 use async_nats::{
     Client,
     jetstream::{
@@ -15,7 +18,10 @@ use async_nats::{
 };
 use domain::subject;
 use futures_util::{StreamExt, stream::ReadyChunks};
-use infra::nats::connects;
+use infra::{
+    nats::connects,
+    sealing::keyring::{self, Keyring},
+};
 use std::{collections::VecDeque, time::Duration};
 use tokio::sync::mpsc;
 
@@ -67,6 +73,9 @@ pub(crate) enum Error {
     /// The copy of the log cannot be read on.
     #[error("the copy of the log cannot be read")]
     Copy(#[from] infra::archive::Error),
+    /// The keys of persons cannot be had.
+    #[error("what the log holds cannot be opened")]
+    Keys(#[from] keyring::Error),
     /// Which log it is cannot be said now, and so not which copy.
     #[error(transparent)]
     Epoch(#[from] infra::epoch::Error),
@@ -83,10 +92,11 @@ pub(crate) enum Error {
 impl Error {
     /// Whether somebody has to look at it; everything else passes by itself.
     pub(crate) const fn is_grave(&self) -> bool {
-        matches!(
-            self,
-            Self::Gap { .. } | Self::Shorter { .. } | Self::Unnumbered | Self::Copy(_)
-        )
+        match self {
+            Self::Gap { .. } | Self::Shorter { .. } | Self::Unnumbered | Self::Copy(_) => true,
+            Self::Keys(error) => error.is_grave(),
+            _ => false,
+        }
     }
 }
 
@@ -118,12 +128,12 @@ type Slices = mpsc::Sender<Result<Slice, Error>>;
 async fn read_all(source: &Source, last: u64, slices: &Slices) -> Option<Result<(), Error>> {
     let mut last = last;
     if let Some(bucket) = &source.copy {
-        match copy::read(&source.client, bucket, last, slices).await? {
+        match copy::read(source, bucket, last, slices).await? {
             Ok(end) => last = end,
             Err(error) => return Some(Err(error)),
         }
     }
-    let mut log = match Log::open(&source.client, &source.context, last).await {
+    let mut log = match Log::open(source, last).await {
         Ok(log) => log,
         Err(error) => return Some(Err(error)),
     };
@@ -148,6 +158,7 @@ async fn read_all(source: &Source, last: u64, slices: &Slices) -> Option<Result<
 struct Log {
     messages: ReadyChunks<pull::Ordered>,
     client: Client,
+    keys: Keyring,
     connects: u64,
     last: u64,
     behind: u64,
@@ -156,9 +167,9 @@ struct Log {
 }
 
 impl Log {
-    async fn open(client: &Client, context: &jetstream::Context, last: u64) -> Result<Self, Error> {
-        let connects = connects(client);
-        let stream = context.get_stream(subject::EVENTS).await?;
+    async fn open(source: &Source, last: u64) -> Result<Self, Error> {
+        let connects = connects(&source.client);
+        let stream = source.context.get_stream(subject::EVENTS).await?;
         let head = stream.cached_info().state.last_sequence;
         if head < last {
             return Err(Error::Shorter {
@@ -180,7 +191,8 @@ impl Log {
             .map_err(|source| Error::Consumer { from, source })?;
         Ok(Self {
             messages: consumer.messages().await?.ready_chunks(SLICE),
-            client: client.clone(),
+            client: source.client.clone(),
+            keys: source.keys.clone(),
             connects,
             last,
             behind: head - last,
@@ -193,17 +205,26 @@ impl Log {
         if self.left.is_empty() {
             self.left = self.receive().await?.into();
         }
-        let mut commits = Vec::with_capacity(self.left.len());
+        let mut messages = Vec::with_capacity(self.left.len());
         let mut bytes = 0;
         while bytes < SLICE_BYTES
             && let Some(message) = self.left.pop_front()
         {
-            let commit = self.read(&message?)?;
-            bytes += commit.bytes;
-            commits.push(commit);
+            let message = message?;
+            bytes += message.payload.len();
+            messages.push((self.number(&message)?, message));
         }
+        let raw: Vec<Raw<'_>> = messages
+            .iter()
+            .map(|(seq, message)| Raw {
+                seq: *seq,
+                subject: &message.subject,
+                headers: message.headers.as_ref(),
+                payload: &message.payload,
+            })
+            .collect();
         Ok(Slice {
-            commits,
+            commits: commit::read_all(&self.keys, &raw).await?,
             behind: self.behind,
         })
     }
@@ -224,7 +245,7 @@ impl Log {
 
     /// Also a consumer that the client library made anew may begin elsewhere than where the old
     /// one stopped: without a message so far, async-nats 0.51 begins with the stream's first.
-    fn read(&mut self, message: &jetstream::Message) -> Result<Commit, Error> {
+    fn number(&mut self, message: &jetstream::Message) -> Result<u64, Error> {
         let info = message.info().map_err(|_| Error::Unnumbered)?;
         let expected = self.last + 1;
         if info.stream_sequence != expected {
@@ -235,11 +256,6 @@ impl Log {
         }
         self.last = expected;
         self.behind = info.pending;
-        Ok(Commit::read(
-            expected,
-            &message.subject,
-            message.headers.as_ref(),
-            &message.payload,
-        ))
+        Ok(expected)
     }
 }

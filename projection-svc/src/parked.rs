@@ -5,7 +5,7 @@
 //! so that no later commit overtakes.
 
 use crate::{
-    commit::{Commit, Events},
+    commit::{self, Commit, Raw},
     instant::Instant,
     view::{Batch, signed},
     write,
@@ -15,7 +15,7 @@ use domain::{
     subject,
     wire::admin::{self, Reply},
 };
-use infra::telemetry::chain;
+use infra::{sealing::Keyring, telemetry::chain};
 use sqlx::{Connection, PgConnection};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::oneshot;
@@ -58,7 +58,10 @@ pub(crate) enum Action {
 
 /// Where the commits are.
 #[derive(Clone)]
-pub(crate) struct Log(pub(crate) jetstream::Context);
+pub(crate) struct Log {
+    pub(crate) context: jetstream::Context,
+    pub(crate) keys: Keyring,
+}
 
 /// A row of the list.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -278,8 +281,12 @@ impl Settling<'_> {
             }
         }
         let mut batch = Batch::new();
-        for (row, (seq, events)) in rows.iter().zip(&commits) {
-            if let Err(error) = batch.apply(events, *seq) {
+        for (row, commit) in rows.iter().zip(&commits) {
+            let events = match &commit.events {
+                Ok(events) => events,
+                Err(reason) => return Ok(Err((row.clone(), reason.clone()))),
+            };
+            if let Err(error) = batch.apply(events, commit.seq, &commit.seal) {
                 return Ok(Err((row.clone(), chain(&error))));
             }
         }
@@ -318,22 +325,24 @@ async fn fence(connection: &mut PgConnection, generation: i64) -> Result<(), wri
 
 impl Log {
     /// Reads a commit again, or tells why it cannot be read.
-    async fn commit(&self, row: &Row) -> Result<(u64, Events), String> {
+    async fn commit(&self, row: &Row) -> Result<Commit, String> {
         let seq = u64::try_from(row.seq).unwrap_or(0);
         let get = async {
-            let stream = self.0.get_stream_no_info(subject::EVENTS).await;
+            let stream = self.context.get_stream_no_info(subject::EVENTS).await;
             let stream = stream.map_err(|error| chain(&error))?;
             stream.direct_get(seq).await.map_err(|error| chain(&error))
         };
         let message = tokio::time::timeout(ANSWER, get)
             .await
             .unwrap_or_else(|_| Err("the log does not answer".to_owned()))?;
-        let commit = Commit::read(
+        let raw = Raw {
             seq,
-            &message.subject,
-            Some(&message.headers),
-            &message.payload,
-        );
-        Ok((seq, commit.events?))
+            subject: &message.subject,
+            headers: Some(&message.headers),
+            payload: &message.payload,
+        };
+        let read = commit::read_all(&self.keys, &[raw]).await;
+        let mut read = read.map_err(|error| chain(&error))?;
+        read.pop().ok_or_else(|| "it is not there".to_owned())
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 use async_nats::{Client, jetstream};
 use futures_util::future::{BoxFuture, FutureExt};
-use infra::{lifecycle::Lifecycle, objects::Bucket};
+use infra::{lifecycle::Lifecycle, objects::Bucket, sealing::Keyring};
 use std::time::Instant;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tracing::{debug, error, info};
@@ -22,6 +22,8 @@ pub(crate) struct Source {
     pub(crate) client: Client,
     /// For the log.
     pub(crate) context: jetstream::Context,
+    /// The keys of persons.
+    pub(crate) keys: Keyring,
     /// Of the process.
     pub(crate) lifecycle: Lifecycle,
     /// The copy of the log, if that is to be read as far as it goes.

@@ -1,6 +1,6 @@
 //! Answers to `qry.<view>`, as endpoints of the NATS micro service `projection-svc`.
 
-use crate::view::{accounts, queries, sessions};
+use crate::view::{Store, Unanswered, accounts, persons, queries, sessions};
 use async_nats::{
     Client,
     service::{Request, ServiceExt, endpoint::Endpoint},
@@ -13,7 +13,6 @@ use domain::{
 use futures_util::StreamExt;
 use infra::{clock, lifecycle::Lifecycle, telemetry::chain};
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::PgPool;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Semaphore, watch},
@@ -29,7 +28,7 @@ const IN_WORK: usize = 256;
 /// not, the questions are left to instances of that version.
 pub(crate) async fn serve(
     client: &Client,
-    pool: &PgPool,
+    store: &Store,
     mut applied: watch::Receiver<Option<u64>>,
     lifecycle: &Lifecycle,
 ) -> Result<(), async_nats::Error> {
@@ -47,7 +46,7 @@ pub(crate) async fn serve(
             .await?;
         let desk = Desk {
             client: client.clone(),
-            pool: pool.clone(),
+            store: store.clone(),
             applied: applied.clone(),
             permits: permits.clone(),
             lifecycle: lifecycle.clone(),
@@ -73,7 +72,7 @@ pub(crate) async fn serve(
 #[derive(Clone)]
 struct Desk {
     client: Client,
-    pool: PgPool,
+    store: Store,
     applied: watch::Receiver<Option<u64>>,
     permits: Arc<Semaphore>,
     lifecycle: Lifecycle,
@@ -105,6 +104,7 @@ impl Desk {
             View::Accounts => self.ask(view, payload, accounts::query).await,
             View::Sessions => self.ask(view, payload, sessions::query).await,
             View::Queries => self.ask(view, payload, queries::query).await,
+            View::Persons => self.ask(view, payload, persons::query).await,
         }
     }
 
@@ -113,12 +113,12 @@ impl Desk {
         &self,
         view: View,
         payload: &[u8],
-        query: impl FnOnce(PgPool, Q) -> F,
+        query: impl FnOnce(Store, Q) -> F,
     ) -> Vec<u8>
     where
         Q: DeserializeOwned,
         R: Serialize,
-        F: Future<Output = Result<R, sqlx::Error>>,
+        F: Future<Output = Result<R, Unanswered>>,
     {
         let view = view.as_str();
         let request: view::Request<Q> = match serde_json::from_slice(payload) {
@@ -140,7 +140,7 @@ impl Desk {
             return unavailable();
         };
         // `as_of` was read before the rows are, so that they reflect at least that.
-        let error = match timeout_at(deadline, query(self.pool.clone(), request.question)).await {
+        let error = match timeout_at(deadline, query(self.store.clone(), request.question)).await {
             Ok(Ok(result)) => match serde_json::to_vec(&Reply::Found { as_of, result }) {
                 Ok(json) => return json,
                 Err(error) => Box::<dyn std::error::Error + Send + Sync>::from(error),

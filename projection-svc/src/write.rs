@@ -125,9 +125,9 @@ impl Writing<'_> {
         let mut batch = Batch::new();
         for command in &commands {
             if let Some(events) = faults.judge(command) {
-                for (seq, events) in events {
+                for (commit, events) in events {
                     batch
-                        .apply(events, seq)
+                        .apply(events, commit.seq, &commit.seal)
                         .map_err(view::Error::Contradiction)?;
                 }
             }
@@ -250,7 +250,7 @@ impl<'a> Faults<'a> {
     }
 
     /// The events of a command, or `None` where it is parked.
-    fn judge(&mut self, command: &'a [Commit]) -> Option<Vec<(u64, &'a Events)>> {
+    fn judge(&mut self, command: &'a [Commit]) -> Option<Vec<(&'a Commit, &'a Events)>> {
         let reasons: Vec<Option<&str>> = command.iter().map(|commit| self.fault(commit)).collect();
         if reasons.iter().all(Option::is_none) {
             let events = command.iter().filter_map(|commit| {
@@ -258,7 +258,7 @@ impl<'a> Faults<'a> {
                     warn!(seq = commit.seq, "a commit is left out, as was decided");
                     return None;
                 }
-                Some((commit.seq, commit.events.as_ref().ok()?))
+                Some((commit, commit.events.as_ref().ok()?))
             });
             return Some(events.collect());
         }

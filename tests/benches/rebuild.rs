@@ -13,6 +13,7 @@ use domain::{
     },
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use infra::sealing::Sealing;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -40,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
     let last = commits::write(&bench.client, commits.take(events)).await?;
     let life = bench.run(projection_svc::Config {
         stalled_after: Duration::from_secs(60),
-        lanes: projection_svc::Config::from_env()?.lanes,
+        lanes: projection_svc::Config::sealing_with(Sealing::Off)?.lanes,
         ..bench.config()
     });
     bench.reached(last).await;

@@ -9,6 +9,7 @@
 use amaima::stack::{self, SyncMode};
 use anyhow::Context;
 use futures_util::TryStreamExt;
+use infra::sealing::Sealing;
 use projection_svc::Config;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const TABLES: [&str; 3] = ["accounts", "sessions", "queries"];
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let events: usize = infra::config::parsed("AMAIMA_EVENTS", 200_000)?;
-    let lanes = Config::from_env()?.lanes;
+    let lanes = Config::sealing_with(Sealing::Off)?.lanes;
     say(&format!(
         "{events} events, {lanes} lanes, medians of {ROUNDS}\n\
          mode | rows | bare COPY events/s | replay events/s | ratio"

@@ -1,11 +1,11 @@
 //! Documents and events, held against the schemas that we publish.
 
+use async_nats::header;
 use domain::{
     catalogue::{ENTRIES, Entry},
-    commit::header,
-    subject,
+    commit, subject,
 };
-use infra::direct_get;
+use infra::{direct_get, sealing::Keyring};
 use jsonschema::Validator;
 use serde_json::Value;
 use std::{collections::HashMap, sync::LazyLock};
@@ -42,13 +42,20 @@ pub fn violations(event: &Value) -> Vec<String> {
 ///
 /// # Panics
 /// When the log cannot be read, or an event is not what the catalogue says.
-pub async fn check_log(client: &async_nats::Client) -> usize {
+pub async fn check_log(client: &async_nats::Client, keys: &Keyring) -> usize {
     let log = direct_get::subject(client, subject::EVENTS, subject::ALL_EVENTS, 1).await;
     let mut checked = 0;
     for message in log.expect("the log can be read") {
-        if message.headers.get(header::SCHEMA).is_none() {
+        if message.headers.get(commit::header::SCHEMA).is_none() {
             continue;
         }
+        let subject = message.headers.get(header::NATS_SUBJECT);
+        let subject = subject.map_or("", |subject| subject.as_str()).to_owned();
+        let opened = keys.open_stored(&subject, message).await;
+        // What was said by persons who were erased was valid while it could be read.
+        let Some(message) = opened.expect("a key") else {
+            continue;
+        };
         let events: Vec<Value> = serde_json::from_slice(&message.payload).expect("a batch");
         checked += events.len();
         let found: Vec<String> = events.iter().flat_map(violations).collect();

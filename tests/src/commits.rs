@@ -12,7 +12,13 @@ use domain::{
     session, subject,
     wire::error::Code,
 };
-use infra::append::Part;
+use infra::{
+    append::Part,
+    sealing::{
+        keyring::{self, Keyring},
+        seal,
+    },
+};
 use std::collections::VecDeque;
 use uuid::Uuid;
 
@@ -26,6 +32,7 @@ pub struct History {
     now: i64,
     accounts: Vec<Person>,
     queries: VecDeque<Asked>,
+    concerned: AccountId,
 }
 
 #[derive(Debug)]
@@ -39,6 +46,7 @@ struct Person {
 #[derive(Debug)]
 struct Asked {
     query: QueryId,
+    owner: AccountId,
     is_started: bool,
 }
 
@@ -50,7 +58,13 @@ impl History {
             now: 1_741_079_700_000,
             accounts: Vec::new(),
             queries: VecDeque::new(),
+            concerned: AccountId::new(Uuid::nil()),
         }
+    }
+
+    /// Whom the command concerned that was made up last.
+    pub fn concerned(&self) -> AccountId {
+        self.concerned
     }
 
     /// The commits of the next command; several where it concerns several aggregates. Their
@@ -100,6 +114,7 @@ impl History {
             part::<account::Account>(account.uuid(), command, at, registered),
             part::<session::Session>(session.uuid(), command, at, opened),
         ];
+        self.concerned = account;
         self.accounts.push(Person {
             account,
             session,
@@ -113,6 +128,7 @@ impl History {
         let (command, refresh, at) = (self.id(), RefreshId::new(self.id()), self.at());
         let index = self.dice(self.accounts.len());
         let person = &mut self.accounts[index];
+        self.concerned = person.account;
         person.generation += 1;
         let superseded = std::mem::replace(&mut person.refresh, refresh);
         let event = session::Event::Refreshed {
@@ -128,12 +144,14 @@ impl History {
 
     fn submit(&mut self) -> Vec<Part> {
         let query = QueryId::new(self.id());
+        let (command, at) = (self.id(), self.at());
+        let submitted = self.submitted(query, command, at);
         self.queries.push_back(Asked {
             query,
+            owner: self.concerned,
             is_started: false,
         });
-        let (command, at) = (self.id(), self.at());
-        vec![self.submitted(query, command, at)]
+        vec![submitted]
     }
 
     /// One command that submits several queries: no such command exists, but it is what a command
@@ -152,9 +170,10 @@ impl History {
     fn submitted(&mut self, query: QueryId, command: Uuid, at: Timestamp) -> Part {
         let index = self.dice(self.accounts.len().max(1));
         let owner = self.accounts.get(index);
+        self.concerned = owner.map_or(AccountId::new(Uuid::nil()), |person| person.account);
         let event = query::Event::Submitted {
             query,
-            owner: owner.map_or(AccountId::new(Uuid::nil()), |person| person.account),
+            owner: self.concerned,
             submission: Submission {
                 text: "What is a projection here, and why is it kept apart from the log?".into(),
                 operation: "general".into(),
@@ -174,6 +193,7 @@ impl History {
         self.queries.swap(0, index);
         let asked = &mut self.queries[0];
         let query = asked.query;
+        self.concerned = asked.owner;
         if !std::mem::replace(&mut asked.is_started, true) {
             let event = query::Event::Started {
                 query,
@@ -273,6 +293,29 @@ pub(crate) fn part<A: Aggregate>(id: Uuid, command: Uuid, at: Timestamp, event: 
         headers,
         payload: encoded.payload.into(),
     }
+}
+
+/// Seals commits with the key of this person, as command-svc does. The claim on an address tells
+/// nothing about a person.
+///
+/// # Errors
+/// When there is no key to be had.
+pub async fn sealed(
+    keys: &Keyring,
+    person: AccountId,
+    parts: Vec<Part>,
+) -> Result<Vec<Part>, keyring::Error> {
+    let key = keys.for_writing(person).await?;
+    let seal = |mut part: Part| {
+        let kind = subject::Aggregate::parse(&part.subject).map(|aggregate| aggregate.kind);
+        if let Some(key) = key.as_ref().filter(|_| kind != Some(subject::Kind::Email)) {
+            let payload = std::mem::take(&mut part.payload);
+            let sealed = seal(&part.subject, &mut part.headers, &payload, person, &key.log)?;
+            part.payload = sealed.into();
+        }
+        Ok(part)
+    };
+    parts.into_iter().map(seal).collect()
 }
 
 /// Writes commits to the log as fast as the server takes them: one writer, whose order is the log's,

@@ -8,12 +8,14 @@
 pub mod admin;
 pub mod archive;
 pub mod browser;
+pub mod bytes;
 pub mod catalogue;
 pub mod client;
 pub mod commits;
 pub mod disk;
 pub mod duckdb;
 pub mod history;
+pub mod keys;
 pub mod projections;
 pub mod random_model;
 pub mod service;

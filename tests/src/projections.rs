@@ -67,6 +67,7 @@ impl Bench {
     pub fn config(&self) -> projection_svc::Config {
         projection_svc::Config::at(
             config::Nats::at(&self.stack.endpoints().nats_url),
+            self.stack.endpoints().sealing().expect("master keys"),
             config::Postgres::at(&self.stack.endpoints().database_url),
         )
     }

@@ -7,7 +7,14 @@ use crate::{
     service::{self, Role},
 };
 use amaima::stack::{self, Process, Stack, wait_for};
-use infra::{config, lifecycle::Lifecycle};
+use domain::{Aggregate, commit, subject};
+use infra::{
+    config,
+    direct_get::{self, Stored},
+    event_store::EventStore,
+    lifecycle::Lifecycle,
+    sealing::{Keyring, Sealing},
+};
 use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
@@ -16,6 +23,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// How long anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +46,8 @@ pub enum Model {
     Demo,
     /// Random weights, slow enough to be interrupted in the middle of an answer.
     Slow,
+    /// Random weights that answer each question otherwise, at once.
+    Quick,
     /// Random weights that say U+0000 all the time.
     SayingNul,
 }
@@ -46,10 +56,12 @@ impl Model {
     /// Where it is, if it is not the demo model: made once per process and kept only for it.
     fn dir(self) -> Option<PathBuf> {
         static SLOW: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+        static QUICK: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
         static SAYING_NUL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
         let (made, shape, words) = match self {
             Self::Demo => return None,
             Self::Slow => (&SLOW, random_model::SLOW, Words::Plain),
+            Self::Quick => (&QUICK, random_model::QUICK, Words::Plain),
             Self::SayingNul => (&SAYING_NUL, random_model::QUICK, Words::WithNul),
         };
         let (_, dir) = made.get_or_init(|| {
@@ -78,6 +90,8 @@ pub struct Options {
     pub query_life_secs: Option<u32>,
     /// Have services in this process copy the log as well.
     pub copying: bool,
+    /// Have services that are processes keep everything as it is, unsealed.
+    pub unsealed: bool,
 }
 
 /// Servers and services of one test. Everything goes when it is dropped.
@@ -131,6 +145,12 @@ impl World {
         if let Some(secs) = options.query_life_secs {
             env.push(("QUERY_LIFE_SECS".into(), secs.to_string()));
         }
+        if options.unsealed {
+            let file = logs.path().join("no-keys");
+            std::fs::write(&file, "off").expect("a file");
+            env.retain(|(name, _)| name != "MASTER_KEYS_FILE");
+            env.push(("MASTER_KEYS_FILE".into(), file.display().to_string()));
+        }
         if let Some(dir) = options.model.dir() {
             env.push(("MODEL_DIR".into(), dir.display().to_string()));
         }
@@ -172,8 +192,9 @@ impl World {
         worker.cache_dir = cache();
         worker.model_dir = options.model.dir();
         worker.max_new_tokens = 160;
-        let commands = commands(&nats, options);
-        let mut projections = projection_svc::Config::at(nats, postgres);
+        let sealing = self.stack.endpoints().sealing().expect("master keys");
+        let commands = commands(&nats, sealing.clone(), options);
+        let mut projections = projection_svc::Config::at(nats, sealing, postgres);
         projections.archive = options.copying.then(|| archive::config(&self.stack));
         let life = &self.lifecycle;
         let each = life.clone();
@@ -281,6 +302,39 @@ impl World {
         self.processes.insert(role.name(), process);
     }
 
+    /// The same with more in its environment.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn_with(&mut self, role: Role, more: &[(&str, &str)]) {
+        let more = more
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
+        let env: Vec<(String, String)> = self.env.iter().cloned().chain(more).collect();
+        let process = service::spawn(role, &env, self.logs.path()).expect("a process starts");
+        self.processes.insert(role.name(), process);
+    }
+
+    /// Waits until somebody answers commands.
+    ///
+    /// # Panics
+    /// When nobody does.
+    pub async fn commands_are_answered(&self) {
+        let client = self.nats().await;
+        let answered = wait_for("command-svc", PATIENCE, || async {
+            let ask = client.request("$SRV.PING.command-svc", "".into()).await;
+            ask.map(|_| ()).map_err(|error| error.to_string())
+        });
+        if let Err(error) = answered.await {
+            panic!("{error}\n{}", self.tail_of_logs());
+        }
+    }
+
+    /// Where services that are processes log to.
+    pub fn logs(&self) -> &std::path::Path {
+        self.logs.path()
+    }
+
     /// Kills a service that runs as a process, as `kill -9` does; comes back when it is gone.
     ///
     /// # Panics
@@ -308,6 +362,43 @@ impl World {
             .expect("a connection")
     }
 
+    /// The log, as command-svc reads it.
+    ///
+    /// # Panics
+    /// When NATS does not answer.
+    pub async fn log(&self) -> EventStore {
+        let client = self.nats().await;
+        let keys = self.keys(&client);
+        EventStore::new(client, keys)
+    }
+
+    /// The commits of an aggregate as the log has them, with what they say.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    pub async fn commits<A: Aggregate>(&self, id: Uuid) -> Vec<(Stored, Vec<A::Event>)> {
+        let (client, subject) = (self.nats().await, A::named(id).subject());
+        let stored = direct_get::subject(&client, subject::EVENTS, &subject, 1).await;
+        let keys = self.keys(&client);
+        let mut commits = Vec::new();
+        for message in stored.expect("the log can be read") {
+            let opened = keys.open_stored(&subject, message).await.expect("a key");
+            let message = opened.expect("not erased");
+            let events = commit::decode(&subject, &message.payload).expect("ours");
+            commits.push((message, events));
+        }
+        commits
+    }
+
+    /// The keys of persons.
+    ///
+    /// # Panics
+    /// When there are no master keys.
+    pub fn keys(&self, client: &async_nats::Client) -> Keyring {
+        let sealing = self.stack.endpoints().sealing().expect("master keys");
+        Keyring::new(client, sealing)
+    }
+
     /// A connection to the bus.
     ///
     /// # Panics
@@ -325,15 +416,18 @@ impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             tokio::task::block_in_place(|| {
-                let check = async { catalogue::check_log(&self.nats().await).await };
+                let check = async {
+                    let client = self.nats().await;
+                    catalogue::check_log(&client, &self.keys(&client)).await;
+                };
                 tokio::runtime::Handle::current().block_on(check)
             });
         }
     }
 }
 
-fn commands(nats: &config::Nats, options: Options) -> command_svc::Config {
-    let mut commands = command_svc::Config::at(nats.clone());
+fn commands(nats: &config::Nats, sealing: Sealing, options: Options) -> command_svc::Config {
+    let mut commands = command_svc::Config::at(nats.clone(), sealing);
     if let Some(secs) = options.query_life_secs {
         commands.policies.query_life_millis = i64::from(secs) * 1000;
     }

@@ -86,7 +86,8 @@ async fn what_is_published_is_what_is_stored_and_sent() {
     }
     println!("{seen:?}");
     // Registered, claimed, opened; submitted, started, completed.
-    assert_eq!(check_log(&world.nats().await).await, 6);
+    let client = world.nats().await;
+    assert_eq!(check_log(&client, &world.keys(&client)).await, 6);
 }
 
 /// Appends a commit as an older program did, and answers with its sequence.

@@ -15,6 +15,7 @@ use domain::{
     wire::command::{Body, Reply, Request, Via},
 };
 use futures_util::future::join_all;
+use infra::sealing::Sealing;
 use infra::{
     append::{Error, Part},
     bus::Commands,
@@ -265,7 +266,10 @@ async fn a_full_disk_is_unavailable_and_loses_nothing() {
     let Some(disk) = disk(96) else { return };
     let (stack, nats) = start(&disk, SyncMode::Always).await;
     let lifecycle = Lifecycle::new();
-    let (service, life) = (command_svc::Config::at(nats.clone()), lifecycle.clone());
+    let (service, life) = (
+        command_svc::Config::at(nats.clone(), Sealing::Off),
+        lifecycle.clone(),
+    );
     lifecycle.spawn("command-svc", async move {
         command_svc::run(service, life)
             .await

@@ -192,21 +192,15 @@ async fn every_accepted_command_is_in_the_log_once_and_in_the_read_model_once() 
     assert_eq!(ids.len(), total);
 
     // In the log once.
-    let nats = world.nats().await;
-    let log = infra::event_store::EventStore::new(nats.clone());
+    let log = world.log().await;
     let pool = world.database().await;
     let mut last = 0;
     for id in &ids {
         let id: QueryId = id.parse().unwrap();
-        let subject = <query::Query as domain::Aggregate>::named(id.uuid()).subject();
-        let messages = infra::direct_get::subject(&nats, domain::subject::EVENTS, &subject, 1)
-            .await
-            .unwrap();
-        let submitted = messages
+        let commits = world.commits::<query::Query>(id.uuid()).await;
+        let submitted = commits
             .iter()
-            .flat_map(|message| {
-                domain::commit::decode::<query::Event>(&subject, &message.payload).unwrap()
-            })
+            .flat_map(|(_, events)| events)
             .filter(|event| matches!(event, query::Event::Submitted { .. }))
             .count();
         assert_eq!(submitted, 1, "{id}");

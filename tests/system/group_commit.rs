@@ -12,6 +12,7 @@ use domain::{
     subject::EVENTS,
 };
 use futures_util::future::join_all;
+use infra::sealing::{Keyring, Sealing};
 use infra::{
     append::{self, Error, NotSent, Part},
     clock, config, direct_get,
@@ -309,7 +310,8 @@ async fn what_comes_too_late_or_finds_the_queue_full_is_refused_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_of_one_aggregate_queue_instead_of_conflicting() {
     let ground = Ground::new().await;
-    let store = EventStore::new(ground.client.clone());
+    let keys = Keyring::new(&ground.client, Sealing::Off);
+    let store = EventStore::new(ground.client.clone(), keys);
     let write = WritePath::new(store.clone(), ground.commits.clone());
     let cache = Cache::<Query>::default();
     let id = clock::fresh_id();

@@ -4,7 +4,7 @@
 use amaima::stack::wait_for;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use domain::{
-    Actor, Aggregate,
+    Actor,
     id::{CommandId, QueryId},
     query::{Event, Query},
     wire::command::{Body, Reply, Request},
@@ -155,15 +155,11 @@ async fn a_retry_gets_the_first_answer_whoever_restarts_meanwhile() {
     assert_eq!(post(&nobody, login, "k2", &known).await.0, StatusCode::OK);
 }
 
-async fn submissions(nats: &async_nats::Client, query: QueryId) -> Vec<Event> {
-    let subject = Query::named(query.uuid()).subject();
-    let messages = infra::direct_get::subject(nats, domain::subject::EVENTS, &subject, 1).await;
-    messages
-        .expect("readable")
-        .iter()
-        .flat_map(|message| {
-            domain::commit::decode::<Event>(&subject, &message.payload).expect("ours")
-        })
+async fn submissions(world: &World, query: QueryId) -> Vec<Event> {
+    let commits = world.commits::<Query>(query.uuid()).await;
+    commits
+        .into_iter()
+        .flat_map(|(_, events)| events)
         .filter(|event| matches!(event, Event::Submitted { .. }))
         .collect()
 }
@@ -197,7 +193,7 @@ async fn two_bodies_at_once_under_one_key_are_one_query() {
             "{lost:?}"
         );
         let id: QueryId = id.as_str().unwrap().parse().unwrap();
-        let stored = submissions(&world.nats().await, id).await;
+        let stored = submissions(&world, id).await;
         let [Event::Submitted { submission, .. }] = &stored[..] else {
             panic!("{stored:?}")
         };
@@ -255,7 +251,7 @@ async fn a_lost_answer_and_many_commands_later_it_is_the_same_query() {
     assert_eq!(again["query_id"], asked["query_id"]);
     let other = json!({ "query": "Who am I?" });
     assert!(is_other_body(&post(&mia, "/v1/query", "k1", &other).await));
-    assert_eq!(submissions(&nats, query).await.len(), 1);
+    assert_eq!(submissions(&world, query).await.len(), 1);
 
     // A client's own id leads to the first query whatever else is said, and a refused text leaves
     // nothing behind that a socket could claim.

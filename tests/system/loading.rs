@@ -11,6 +11,7 @@ use domain::{
     query::{Command, Event, Query, Submission},
     subject::{EVENTS, SNAPSHOTS},
 };
+use infra::sealing::{Keyring, Sealing};
 use infra::{
     append::Part,
     clock, config,
@@ -49,10 +50,11 @@ impl Ground {
     async fn process(&self) -> Process {
         let client = connect(&self.stack).await;
         let context = jetstream::new(client.clone());
-        let snapshots = Snapshots::open(&context, &self.lifecycle)
+        let keys = Keyring::new(&client, Sealing::Off);
+        let snapshots = Snapshots::open(&context, &keys, &self.lifecycle)
             .await
             .expect("the bucket");
-        let store = EventStore::new(client.clone()).with_snapshots(snapshots);
+        let store = EventStore::new(client.clone(), keys).with_snapshots(snapshots);
         let commits = GroupCommit::start(client.clone(), config::Sync::Relaxed, &self.lifecycle);
         Process {
             write: WritePath::new(store.clone(), commits),

@@ -48,7 +48,7 @@ async fn a_flood_is_answered_at_once_and_nothing_accepted_is_lost() {
         }
     });
     let answers = join_all(calls).await;
-    let store = infra::event_store::EventStore::new(world.nats().await);
+    let store = world.log().await;
     let (mut accepted, mut turned_away) = (0, 0);
     for (id, status, after, body, took) in answers {
         assert!(took < BOUND, "{took:?} for {status}");
@@ -124,7 +124,7 @@ async fn a_command_is_not_decided_after_its_deadline() {
         matches!(reply, Reply::Unavailable),
         "never refused: {reply:?}"
     );
-    let store = infra::event_store::EventStore::new(nats.clone());
+    let store = world.log().await;
     let state = store.load::<Query>(query.uuid()).await.unwrap().state;
     assert_eq!(state, Query::Absent);
     request.deadline = clock::now().plus_millis(30_000);

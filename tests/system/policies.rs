@@ -12,7 +12,7 @@ use domain::{
 use infra::{
     append::{self, Part},
     clock, config,
-    event_store::{EventStore, Provenance},
+    event_store::{Loaded, Provenance},
     tokens::Tokens,
 };
 use reqwest::{Method, StatusCode};
@@ -26,7 +26,7 @@ use tests::{
 
 /// Puts a submission into the log as command-svc does; the sequence of its commit.
 async fn submit(world: &World, query: QueryId, owner: AccountId) -> u64 {
-    let log = EventStore::new(world.nats().await);
+    let log = world.log().await;
     let submission = Submission {
         text: "Why?".into(),
         operation: "general".into(),
@@ -51,7 +51,8 @@ async fn submit(world: &World, query: QueryId, owner: AccountId) -> u64 {
         at,
     };
     let commit = log
-        .pending::<Query>(query.uuid(), 0, &provenance, at, &[event])
+        .pending::<Query>(query.uuid(), &Loaded::default(), &provenance, at, &[event])
+        .await
         .unwrap();
     let nats = world.nats().await;
     let Part {
@@ -156,7 +157,9 @@ async fn two_instances_come_to_the_same() {
         ..Default::default()
     })
     .await;
-    let second = command_svc::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
+    let endpoints = world.stack.endpoints();
+    let nats = config::Nats::at(&endpoints.nats_url);
+    let second = command_svc::Config::at(nats, endpoints.sealing().expect("master keys"));
     let life = world.lifecycle.clone();
     world.lifecycle.spawn("second command-svc", async move {
         command_svc::run(second, life).await.expect("it runs");
@@ -251,7 +254,7 @@ async fn what_cannot_be_carried_out_is_parked_and_tried_again() {
     assert_eq!(report["parked"][0]["seq"], unreadable_seq);
     assert_eq!(report["parked"][0]["subject"], unreadable);
     let reason = report["parked"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("query.dreamt.v9"), "{reason}");
+    assert!(reason.contains("Data error at line 1"), "{reason}");
     let cancelled_seq = report["parked"][1]["seq"].as_u64().unwrap();
     let (_, shown) = admin::text(&world, &["policies"]).await;
     println!("{shown}");

@@ -6,6 +6,7 @@ use async_nats::jetstream::{
     stream::{Config, StorageType},
 };
 use domain::subject::{ALL_EVENTS, EVENTS};
+use infra::sealing::Sealing;
 use infra::{
     config::{self, Secret, Sync},
     durability::{self, Error},
@@ -36,7 +37,11 @@ async fn a_server_that_syncs_every_write_is_taken_and_one_that_does_not_is_not()
     let refused = durability::check(&promised).await;
     assert!(matches!(refused, Err(Error::Weaker { .. })), "{refused:?}");
     // And command-svc does not start on it.
-    let refused = command_svc::run(command_svc::Config::at(promised), Lifecycle::new()).await;
+    let refused = command_svc::run(
+        command_svc::Config::at(promised, Sealing::Off),
+        Lifecycle::new(),
+    )
+    .await;
     assert!(matches!(refused, Err(command_svc::Error::Durability(_))));
 }
 

@@ -3,11 +3,10 @@
 //! repeat gets the first answer, and the state is the fold of the log.
 
 use domain::{
-    Actor, Aggregate, commit,
+    Actor, Aggregate,
     id::{AccountId, CommandId, QueryId, RefreshId, SessionId},
     query::{Answer, Query, Submission, Usage},
     session::Session,
-    subject,
     wire::{
         command::{Body, Outcome, Reply, Request, Via},
         error::Code,
@@ -58,9 +57,10 @@ async fn world() -> (World, Commands) {
     })
     .await;
     let nats = infra::config::Nats::at(&world.stack.endpoints().nats_url);
+    let sealing = world.stack.endpoints().sealing().expect("master keys");
     let each = world.lifecycle.clone();
     world.lifecycle.spawn("another command-svc", async move {
-        let config = command_svc::Config::at(nats);
+        let config = command_svc::Config::at(nats, sealing);
         command_svc::run(config, each)
             .await
             .expect("command-svc runs");
@@ -90,29 +90,21 @@ async fn check<A>(world: &World, id: Uuid) -> (A, HashMap<CommandId, u64>)
 where
     A: Aggregate + PartialEq + Debug,
 {
-    let nats = world.nats().await;
-    let at = A::named(id).subject();
-    let messages = infra::direct_get::subject(&nats, subject::EVENTS, &at, 1)
-        .await
-        .unwrap();
+    let messages = world.commits::<A>(id).await;
     let mut commits = HashMap::new();
     let mut state = A::default();
-    for message in &messages {
+    for (message, events) in &messages {
         let command = event_store::command_of(&message.headers).expect("a command");
         let before = commits.insert(command, message.seq);
         assert_eq!(before, None, "{command} is in the log twice");
-        let events: Vec<A::Event> = commit::decode(&at, &message.payload).unwrap();
         assert!(!events.is_empty());
         state = events.iter().fold(state, A::evolve);
     }
-    let loaded = event_store::EventStore::new(nats)
-        .load::<A>(id)
-        .await
-        .unwrap();
+    let loaded = world.log().await.load::<A>(id).await.unwrap();
     assert_eq!(loaded.state, state);
     assert_eq!(
         Some(loaded.last_seq),
-        messages.last().map(|message| message.seq)
+        messages.last().map(|(message, _)| message.seq)
     );
     (state, commits)
 }

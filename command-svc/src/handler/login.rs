@@ -75,6 +75,6 @@ async fn find(shared: &Shared, address: &str) -> Result<Option<Profile>, Problem
         .state
     {
         Account::Active(profile) => Ok(Some(profile)),
-        Account::Absent => Ok(None),
+        Account::Absent | Account::Erasing { .. } | Account::Erased => Ok(None),
     }
 }

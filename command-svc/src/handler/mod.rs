@@ -1,5 +1,6 @@
 //! Taking commands from the bus.
 
+mod erase;
 mod login;
 mod logout;
 mod query;
@@ -118,6 +119,12 @@ impl Handlers {
                 refresh::handle(shared, cx, session, refresh).await
             }
             Body::Logout { session } => logout::handle(shared, cx, session).await,
+            Body::EraseAccount { account, password } => {
+                erase::handle(shared, cx, account, password).await
+            }
+            Body::FinishErasure { account, email } => {
+                erase::finish(shared, cx, account, email).await
+            }
             Body::SubmitQuery {
                 query,
                 named,
@@ -280,6 +287,9 @@ impl From<event_store::Error> for Problem {
         if error.is_overload() {
             return Self::Overloaded;
         }
+        if error.is_erased() {
+            return not_found();
+        }
         let reason = telemetry::chain(&error);
         if error.is_transient() {
             Self::Unavailable(reason)
@@ -333,8 +343,14 @@ fn signed_in_again(
             Code::AuthTokenInvalid,
             "The session that was opened under this key has ended",
         )),
+        Session::Erased => Err(not_found()),
         Session::Absent => Err(Problem::Internal(format!("session {session} is absent"))),
     }
+}
+
+/// There is no such person, or not any more.
+fn not_found() -> Problem {
+    Problem::new(Code::AuthUserNotFound, "User not found or inactive")
 }
 
 impl Shared {
@@ -342,10 +358,7 @@ impl Shared {
     async fn profile(&self, account: domain::id::AccountId) -> Result<Profile, Problem> {
         match self.write.load(&self.accounts, account.uuid()).await?.state {
             Account::Active(profile) => Ok(profile),
-            Account::Absent => Err(Problem::new(
-                Code::AuthUserNotFound,
-                "User not found or inactive",
-            )),
+            Account::Absent | Account::Erasing { .. } | Account::Erased => Err(not_found()),
         }
     }
 }

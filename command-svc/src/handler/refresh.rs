@@ -46,7 +46,7 @@ pub(super) async fn handle(
             end(shared, session).await;
             Err(refused(Refused::Revoked))
         }
-        Session::Open(_) | Session::Absent => Err(refused(Refused::Revoked)),
+        Session::Open(_) | Session::Absent | Session::Erased => Err(refused(Refused::Revoked)),
     }
 }
 

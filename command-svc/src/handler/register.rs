@@ -83,9 +83,13 @@ pub(super) async fn handle(
             .decide(open, &context)
             .map_err(|refused| Problem::Internal(refused.to_string()))?;
         let commits = vec![
-            store.pending::<Email>(claim, held.last_seq, &cx, now, &claimed)?,
-            store.pending::<Account>(account.uuid(), 0, &cx, now, &registered)?,
-            store.pending::<Session>(session.uuid(), 0, &cx, now, &opened)?,
+            store.pending(claim, &held, &cx, now, &claimed).await?,
+            store
+                .pending::<Account>(account.uuid(), &Loaded::default(), &cx, now, &registered)
+                .await?,
+            store
+                .pending::<Session>(session.uuid(), &Loaded::default(), &cx, now, &opened)
+                .await?,
         ];
         match shared.write.append(commits, cx.deadline).await {
             Ok(seq) => {

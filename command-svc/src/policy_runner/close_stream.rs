@@ -6,7 +6,7 @@
 //! is, may be missing too, when another instance has the commit that calls for it: it is then
 //! written here, out of the log, and what the other one writes is refused as a conflict.
 
-use super::{Problem, open_stream};
+use super::{Problem, Runner, open_stream, unreadable};
 use async_nats::Client;
 use domain::{
     Aggregate, Timestamp, commit,
@@ -16,7 +16,13 @@ use domain::{
     subject,
     wire::token::{self, Body, Terminal},
 };
-use infra::{append, clock, direct_get, nats::connects, retry::Backoff, tokens::Tokens};
+use infra::{
+    append, clock, direct_get,
+    nats::connects,
+    retry::Backoff,
+    sealing::{Keyring, Opened},
+    tokens::Tokens,
+};
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -50,14 +56,19 @@ impl Presence {
 }
 
 pub(super) async fn close_stream(
-    client: &Client,
-    presence: &Presence,
-    tokens: &Tokens,
+    runner: &Runner,
     query: QueryId,
     terminal: &Terminal,
     at: Timestamp,
     log_seq: u64,
 ) -> Result<(), Problem> {
+    let Runner {
+        client,
+        keys,
+        presence,
+        tokens,
+        ..
+    } = runner;
     // Whoever works on it can stop: nothing that it says now would be stored.
     client
         .publish(subject::cancel(query), "".into())
@@ -70,7 +81,7 @@ pub(super) async fn close_stream(
     loop {
         let history = tokens.history(query).await?;
         let Some(last) = history.messages.last() else {
-            open_from_log(client, tokens, query).await?;
+            open_from_log(client, keys, tokens, query).await?;
             backoff.wait().await;
             continue;
         };
@@ -102,14 +113,22 @@ pub(super) async fn close_stream(
 }
 
 /// Does what the query's first commit calls for.
-async fn open_from_log(client: &Client, tokens: &Tokens, query: QueryId) -> Result<(), Problem> {
+async fn open_from_log(
+    client: &Client,
+    keys: &Keyring,
+    tokens: &Tokens,
+    query: QueryId,
+) -> Result<(), Problem> {
     let subject = Query::named(query.uuid()).subject();
     let commits = direct_get::subject(client, subject::EVENTS, &subject, 1)
         .await
         .map_err(Problem::later)?;
     for stored in commits {
-        let events: Vec<Event> =
-            commit::decode(&subject, &stored.payload).map_err(Problem::never)?;
+        let opened = keys.open(&subject, Some(&stored.headers), &stored.payload);
+        let Opened::Text(payload) = opened.await? else {
+            continue;
+        };
+        let events: Vec<Event> = commit::decode(&subject, &payload).map_err(unreadable)?;
         let reactions = events
             .iter()
             .flat_map(|event| react_to_query(event, &Settings::default()));

@@ -15,6 +15,7 @@
 //! - a revocation says the same each time, and a command is known by its id.
 
 mod close_stream;
+mod erase;
 pub mod parked;
 
 use crate::{
@@ -26,9 +27,10 @@ use async_nats::{
     Client, HeaderMap, header,
     jetstream::{self, Message},
 };
+use bytes::Bytes;
 use close_stream::Presence;
 use domain::{
-    Actor, Timestamp,
+    Actor, Timestamp, commit,
     id::{AccountId, CommandId, QueryId},
     limits,
     policy::{self, Reaction, Settings},
@@ -43,7 +45,12 @@ use infra::{
     append, clock,
     lifecycle::Lifecycle,
     retry::Backoff,
-    revocations, telemetry,
+    revocations,
+    sealing::{
+        Opened,
+        keyring::{self, Keyring},
+    },
+    telemetry,
     tokens::{self, Tokens},
 };
 use std::{sync::Arc, time::Duration};
@@ -63,6 +70,8 @@ pub struct Runner {
     client: Client,
     context: jetstream::Context,
     tokens: Tokens,
+    keys: Keyring,
+    erasing: erase::Erasing,
     timers: Timers,
     handlers: Handlers,
     parked: parked::Parking,
@@ -91,6 +100,26 @@ impl Problem {
     }
 }
 
+/// The place of the error and not its words, which may quote what a person wrote.
+fn unreadable(error: commit::Undecodable) -> Problem {
+    Problem::Never(format!(
+        "{error}: {:?} error at line {}, column {}",
+        error.source.classify(),
+        error.source.line(),
+        error.source.column()
+    ))
+}
+
+impl From<keyring::Error> for Problem {
+    fn from(error: keyring::Error) -> Self {
+        if error.is_transient() {
+            Self::later(error)
+        } else {
+            Self::never(error)
+        }
+    }
+}
+
 impl From<append::Error> for Problem {
     fn from(error: append::Error) -> Self {
         match error {
@@ -116,6 +145,7 @@ impl Runner {
     pub fn new(
         client: &Client,
         context: &jetstream::Context,
+        keys: &Keyring,
         handlers: Handlers,
         parked: parked::Parking,
         settings: Settings,
@@ -125,6 +155,8 @@ impl Runner {
             client: client.clone(),
             context: context.clone(),
             tokens: Tokens::new(client.clone()),
+            keys: keys.clone(),
+            erasing: erase::Erasing::new(client, context, keys, &handlers),
             timers: Timers::new(context),
             handlers,
             parked,
@@ -166,7 +198,13 @@ impl Runner {
         loop {
             tries += 1;
             let tried = self
-                .react(&message.subject, &message.payload, log_seq, &mut done)
+                .react(
+                    &message.subject,
+                    message.headers.as_ref(),
+                    &message.payload,
+                    log_seq,
+                    &mut done,
+                )
                 .await;
             let reason = match tried {
                 Ok(()) => return Settled::Done,
@@ -193,11 +231,17 @@ impl Runner {
     async fn react(
         &self,
         subject: &str,
-        payload: &[u8],
+        headers: Option<&HeaderMap>,
+        payload: &Bytes,
         log_seq: u64,
         done: &mut usize,
     ) -> Result<(), Problem> {
-        let reactions = policy::react(subject, payload, &self.settings).map_err(Problem::never)?;
+        let payload = match self.keys.open(subject, headers, payload).await? {
+            Opened::Text(payload) => payload,
+            // Nothing follows from what nobody can read.
+            Opened::Erased => return Ok(()),
+        };
+        let reactions = policy::react(subject, &payload, &self.settings).map_err(unreadable)?;
         for reaction in reactions.iter().skip(*done) {
             // It is closed at no time: the runner holds it.
             let _place = self.at_work.acquire().await.map_err(Problem::later)?;
@@ -212,8 +256,14 @@ impl Runner {
         let stream = self.context.get_stream_no_info(subject::EVENTS).await;
         let found = stream.map_err(Problem::later)?.direct_get(seq).await;
         let message = found.map_err(Problem::later)?;
-        self.react(&message.subject, &message.payload, seq, &mut 0)
-            .await
+        self.react(
+            &message.subject,
+            Some(&message.headers),
+            &message.payload,
+            seq,
+            &mut 0,
+        )
+        .await
     }
 
     /// Carries out one reaction; `log_seq` is the sequence of what it follows from.
@@ -232,18 +282,7 @@ impl Runner {
                 query,
                 terminal,
                 at,
-            } => {
-                close_stream::close_stream(
-                    &self.client,
-                    &self.presence,
-                    &self.tokens,
-                    *query,
-                    terminal,
-                    *at,
-                    log_seq,
-                )
-                .await
-            }
+            } => close_stream::close_stream(self, *query, terminal, *at, log_seq).await,
             Reaction::EnqueueJob {
                 model,
                 priority,
@@ -262,6 +301,7 @@ impl Runner {
             Reaction::ClearTimer { timer } => {
                 self.timers.clear(*timer).await.map_err(Problem::later)
             }
+            Reaction::Erase { account } => self.erasing.erase(*account, log_seq).await,
             Reaction::Command { id, cause, body } => self.give(*id, cause, body).await,
         }
     }

@@ -177,7 +177,8 @@ impl WritePath {
             };
             let pending = self
                 .store
-                .pending::<A>(id, loaded.last_seq, provenance, now, &events)
+                .pending(id, &loaded, provenance, now, &events)
+                .await
                 .map_err(Error::Log)?;
             match self.append(vec![pending], provenance.deadline).await {
                 Ok(seq) => {

@@ -12,4 +12,11 @@ pub enum Command {
         /// argon2id PHC string.
         password_hash: String,
     },
+    /// Forget the person. Who may want that was checked before.
+    RequestErasure,
+    /// Everything that could tell about the person is unreadable or deleted.
+    FinishErasure {
+        /// The account.
+        account: crate::id::AccountId,
+    },
 }

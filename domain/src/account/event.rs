@@ -1,4 +1,7 @@
-use crate::{Recorded, Timestamp, id::AccountId};
+use crate::{
+    Recorded, Timestamp,
+    id::{AccountId, EmailId},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +22,24 @@ pub enum Event {
         password_hash: String,
         /// Subscription at the start.
         tier: Tier,
+        /// When.
+        at: Timestamp,
+    },
+    /// Everything about the person is to be forgotten. From now on nobody can sign in.
+    #[serde(rename = "account.erasure_requested.v1")]
+    ErasureRequested {
+        /// The account.
+        account: AccountId,
+        /// The claim on its address, which is to be given up.
+        email: EmailId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Nobody can read any more what is stored about the person.
+    #[serde(rename = "account.erased.v1")]
+    Erased {
+        /// The account.
+        account: AccountId,
         /// When.
         at: Timestamp,
     },

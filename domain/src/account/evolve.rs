@@ -17,5 +17,10 @@ pub(super) fn evolve(_: Account, event: &Event) -> Account {
             tier: *tier,
             created_at: *at,
         }),
+        Event::ErasureRequested { email, at, .. } => Account::Erasing {
+            email: *email,
+            since: *at,
+        },
+        Event::Erased { .. } => Account::Erased,
     }
 }

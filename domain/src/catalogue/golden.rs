@@ -22,9 +22,21 @@ use std::{
 use uuid::Uuid;
 
 /// Events that follow each other in the life of one aggregate. Every type is in one of them.
-const LIVES: [(Kind, &[&str]); 7] = [
+const LIVES: [(Kind, &[&str]); 8] = [
     (Kind::Account, &["account.registered.v1"]),
-    (Kind::Email, &["email.claimed.v1"]),
+    (
+        Kind::Account,
+        &[
+            "account.registered.v1",
+            "account.erasure_requested.v1",
+            "account.erased.v1",
+        ],
+    ),
+    // Given up, and claimed again.
+    (
+        Kind::Email,
+        &["email.claimed.v1", "email.released.v1", "email.claimed.v1"],
+    ),
     (
         Kind::Session,
         &[

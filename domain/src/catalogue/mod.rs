@@ -46,7 +46,10 @@ macro_rules! entries {
 
 entries! {
     Account "account.registered.v1";
+    Account "account.erasure_requested.v1";
+    Account "account.erased.v1";
     Email "email.claimed.v1";
+    Email "email.released.v1";
     Session "session.opened.v1";
     Session "session.refreshed.v1";
     Session "session.revoked.v1";

@@ -6,4 +6,9 @@ pub enum Command {
         /// The account.
         account: crate::id::AccountId,
     },
+    /// Give the address up.
+    Release {
+        /// The account that holds it.
+        account: crate::id::AccountId,
+    },
 }

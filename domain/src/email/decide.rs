@@ -17,5 +17,13 @@ pub(super) fn decide(email: &Email, command: Command, cx: &Context) -> Result<Ve
         }]),
         (Command::Claim { account }, Email::ClaimedBy(holder)) if account == *holder => Ok(vec![]),
         (Command::Claim { .. }, Email::ClaimedBy(_)) => Err(Refused::Taken),
+        (Command::Release { account }, Email::ClaimedBy(holder)) if account == *holder => {
+            Ok(vec![Event::Released {
+                account,
+                at: cx.now,
+            }])
+        }
+        // Given up already, and perhaps taken by somebody else since.
+        (Command::Release { .. }, Email::Free | Email::ClaimedBy(_)) => Ok(vec![]),
     }
 }

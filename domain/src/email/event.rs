@@ -14,6 +14,14 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
+    /// The account was erased and holds the address no more.
+    #[serde(rename = "email.released.v1")]
+    Released {
+        /// The holder until now.
+        account: AccountId,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 impl Recorded for Event {}

@@ -39,4 +39,12 @@ impl Aggregate for Email {
     fn evolve(self, event: &Event) -> Self {
         evolve::evolve(self, event)
     }
+
+    fn person(&self, _: &[Event]) -> Option<AccountId> {
+        None
+    }
+
+    fn erased(self) -> Self {
+        self
+    }
 }

@@ -2,18 +2,19 @@
 //! runner carries out at least once and, between two of its instances, in any order. Every reaction
 //! is therefore safe to repeat, and safe to come late.
 //!
-//! One policy per file; to add one, write its `react` and list it in [`react_to_query`] or
-//! [`react_to_session`]. A policy that gives a command derives the command's id from what causes it
+//! One policy per file; to add one, write its `react` and list it in [`react_to_query`],
+//! [`react_to_session`] or [`react_to_account`]. A policy that gives a command derives the command's id from what causes it
 //! and from its own name, so that a repeat is known as one.
 
 mod close_stream;
 mod enqueue_job;
+mod erase_person;
 mod open_stream;
 mod query_timeout;
 mod revoke_tokens;
 
 use crate::{
-    Timestamp,
+    Timestamp, account,
     commit::{self, Undecodable},
     id::{AccountId, CommandId, QueryId},
     limits, query, session,
@@ -86,6 +87,11 @@ pub enum Reaction {
         /// What.
         timer: Timer,
     },
+    /// Forget a person: everything that [`crate::stores`] lists.
+    Erase {
+        /// Who.
+        account: AccountId,
+    },
     /// Give a command in the system's own name.
     Command {
         /// Derived from the cause and the policy's name.
@@ -99,13 +105,14 @@ pub enum Reaction {
 
 impl Reaction {
     /// The names of all kinds of reactions.
-    pub const NAMES: [&'static str; 7] = [
+    pub const NAMES: [&'static str; 8] = [
         "open_stream",
         "enqueue_job",
         "close_stream",
         "revoke",
         "set_timer",
         "clear_timer",
+        "erase",
         "command",
     ];
 
@@ -118,6 +125,7 @@ impl Reaction {
             Self::Revoke { .. } => "revoke",
             Self::SetTimer { .. } => "set_timer",
             Self::ClearTimer { .. } => "clear_timer",
+            Self::Erase { .. } => "erase",
             Self::Command { .. } => "command",
         }
     }
@@ -147,8 +155,10 @@ pub fn react(
         }),
         Kind::Session => commit::decode(subject, payload)
             .map(|events: Vec<session::Event>| events.iter().flat_map(react_to_session).collect()),
-        // Nothing follows from their events.
-        Kind::Account | Kind::Email => Ok(vec![]),
+        Kind::Account => commit::decode(subject, payload)
+            .map(|events: Vec<account::Event>| events.iter().flat_map(react_to_account).collect()),
+        // Nothing follows from its events.
+        Kind::Email => Ok(vec![]),
     }
 }
 
@@ -163,6 +173,11 @@ pub fn react_to_query(event: &query::Event, settings: &Settings) -> Vec<Reaction
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// What follows from an event of an account.
+pub fn react_to_account(event: &account::Event) -> Vec<Reaction> {
+    erase_person::react(event)
 }
 
 /// What follows from an event of a session.

@@ -23,6 +23,7 @@ pub(super) fn decide(query: &Query, command: Command, cx: &Context) -> Result<Ve
     } = query
     else {
         return match command {
+            Command::Submit { .. } if *query == Query::Erased => Err(Refused::IdTaken),
             Command::Submit {
                 query,
                 owner,

@@ -16,7 +16,7 @@ pub(super) fn evolve(state: Query, event: &Event) -> Query {
 
 fn moved(state: Query, to: Status, attempt: Option<u32>) -> Query {
     match state {
-        Query::Absent => Query::Absent,
+        Query::Absent | Query::Erased => state,
         Query::Asked {
             owner, attempts, ..
         } => Query::Asked {

@@ -34,6 +34,8 @@ pub enum Query {
         /// How many times a worker has begun.
         attempts: u32,
     },
+    /// Asked by a person who was forgotten.
+    Erased,
 }
 
 /// How far a query is, as the wire writes it.
@@ -90,7 +92,7 @@ impl Status {
 
 impl Aggregate for Query {
     const KIND: Kind = Kind::Query;
-    const SHAPE: u32 = 1;
+    const SHAPE: u32 = 2;
     type Event = Event;
     type Command = Command;
     type Refused = Refused;
@@ -101,5 +103,16 @@ impl Aggregate for Query {
 
     fn evolve(self, event: &Event) -> Self {
         evolve::evolve(self, event)
+    }
+
+    fn person(&self, _: &[Event]) -> Option<AccountId> {
+        match self {
+            Self::Asked { owner, .. } => Some(*owner),
+            Self::Absent | Self::Erased => None,
+        }
+    }
+
+    fn erased(self) -> Self {
+        Self::Erased
     }
 }

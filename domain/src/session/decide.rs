@@ -38,7 +38,7 @@ pub(super) fn decide(
             device_name,
             at: cx.now,
         }]),
-        (Command::Open { .. }, Session::Open(_) | Session::Revoked { .. }) => {
+        (Command::Open { .. }, Session::Open(_) | Session::Revoked { .. } | Session::Erased) => {
             Err(Refused::AlreadyOpen)
         }
         (Command::Refresh { presented, next }, Session::Open(open)) => {
@@ -57,7 +57,9 @@ pub(super) fn decide(
             }
             Ok(vec![]) // Signing out twice is fine.
         }
-        (Command::Refresh { .. } | Command::Revoke, Session::Absent) => Err(Refused::Unknown),
+        (Command::Refresh { .. } | Command::Revoke, Session::Absent | Session::Erased) => {
+            Err(Refused::Unknown)
+        }
     }
 }
 

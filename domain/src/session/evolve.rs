@@ -32,7 +32,7 @@ pub(super) fn evolve(state: Session, event: &Event) -> Session {
                 open.generation = *generation;
                 Session::Open(open)
             }
-            Session::Absent | Session::Revoked { .. } => state,
+            Session::Absent | Session::Revoked { .. } | Session::Erased => state,
         },
         Event::Revoked { account, .. } => Session::Revoked { account: *account },
     }

@@ -36,6 +36,8 @@ pub enum Session {
         /// Whose it was.
         account: AccountId,
     },
+    /// Of a person who was forgotten.
+    Erased,
 }
 
 /// A session that lives.
@@ -55,7 +57,7 @@ pub struct Open {
 
 impl Aggregate for Session {
     const KIND: Kind = Kind::Session;
-    const SHAPE: u32 = 1;
+    const SHAPE: u32 = 2;
     type Event = Event;
     type Command = Command;
     type Refused = Refused;
@@ -66,5 +68,17 @@ impl Aggregate for Session {
 
     fn evolve(self, event: &Event) -> Self {
         evolve::evolve(self, event)
+    }
+
+    fn person(&self, _: &[Event]) -> Option<AccountId> {
+        match self {
+            Self::Open(open) => Some(open.account),
+            Self::Revoked { account } => Some(*account),
+            Self::Absent | Self::Erased => None,
+        }
+    }
+
+    fn erased(self) -> Self {
+        Self::Erased
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     Actor, Fingerprint, Timestamp,
-    id::{AccountId, CommandId, QueryId, RefreshId, SessionId},
+    id::{AccountId, CommandId, EmailId, QueryId, RefreshId, SessionId},
     query::{Answer, Status, Submission},
     subject::Kind,
     wire::{
@@ -72,6 +72,20 @@ pub enum Body {
         /// `sid` of the token.
         session: SessionId,
     },
+    /// Forget a person.
+    EraseAccount {
+        /// Whose account it is.
+        account: AccountId,
+        /// The password, if the person wants it; never logged and never stored.
+        password: Option<String>,
+    },
+    /// Everything about a person is forgotten but what the log has to keep.
+    FinishErasure {
+        /// Whose account it was.
+        account: AccountId,
+        /// The claim on its address.
+        email: EmailId,
+    },
     /// Ask.
     SubmitQuery {
         /// The query's id: the client's own, derived from a key or a reference, or fresh.
@@ -126,11 +140,13 @@ pub enum Via {
 
 impl Body {
     /// The names of all commands.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 11] = [
         "register",
         "login",
         "refresh",
         "logout",
+        "erase_account",
+        "finish_erasure",
         "submit_query",
         "start_query",
         "complete_query",
@@ -145,6 +161,8 @@ impl Body {
             Self::Login { .. } => "login",
             Self::Refresh { .. } => "refresh",
             Self::Logout { .. } => "logout",
+            Self::EraseAccount { .. } => "erase_account",
+            Self::FinishErasure { .. } => "finish_erasure",
             Self::SubmitQuery { .. } => "submit_query",
             Self::StartQuery { .. } => "start_query",
             Self::CompleteQuery { .. } => "complete_query",
@@ -156,7 +174,10 @@ impl Body {
     /// The kind of aggregate that it is sent to: the last token of its subject.
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Register { .. } | Self::Login { .. } => Kind::Account,
+            Self::Register { .. }
+            | Self::Login { .. }
+            | Self::EraseAccount { .. }
+            | Self::FinishErasure { .. } => Kind::Account,
             Self::Refresh { .. } | Self::Logout { .. } => Kind::Session,
             Self::SubmitQuery { .. }
             | Self::StartQuery { .. }
@@ -193,6 +214,10 @@ impl Body {
             }
             Self::Logout { session } => {
                 ids = [session.to_string(), String::new()];
+                parts.push(&ids[0]);
+            }
+            Self::EraseAccount { account, .. } | Self::FinishErasure { account, .. } => {
+                ids = [account.to_string(), String::new()];
                 parts.push(&ids[0]);
             }
             Self::SubmitQuery { submission, .. } => {
@@ -259,6 +284,13 @@ pub enum Outcome {
     },
     /// Somebody is signed out.
     SignedOut,
+    /// A person is being forgotten.
+    Erasing {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// A person is forgotten.
+    Erased,
     /// A query is known.
     Query {
         /// Its id, which is another one than sent if an identical query was found.

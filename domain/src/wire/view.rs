@@ -4,9 +4,11 @@ use crate::{
     Timestamp,
     id::{AccountId, QueryId},
     query::Status,
+    subject::Kind,
     wire::rest::{QueryItem, SessionItem, User},
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// A question to a view, on [`crate::subject::View::subject`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,6 +99,71 @@ pub struct QueryPage {
     pub items: Vec<QueryItem>,
     /// The place of the last one, if there are more.
     pub next: Option<Place>,
+}
+
+/// Questions to [`crate::subject::View::Persons`], which are answered for an account that is being
+/// erased as well.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Persons {
+    /// A person's aggregates in the order of their ids.
+    Aggregates {
+        /// Whose.
+        account: AccountId,
+        /// Of which kind: the account itself is not among them.
+        kind: Kind,
+        /// Only those after this id.
+        after: Option<Uuid>,
+        /// At most so many, 1 to 1,000.
+        limit: u32,
+    },
+    /// Everything that the log tells of a person's aggregates of one kind, in the order of their
+    /// ids.
+    Events {
+        /// Whose.
+        account: AccountId,
+        /// Of which kind.
+        kind: Kind,
+        /// What comes after this.
+        after: Option<Told>,
+    },
+}
+
+/// The answer to [`Persons`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PersonFound {
+    /// To [`Persons::Aggregates`].
+    Aggregates(Vec<Holding>),
+    /// To [`Persons::Events`].
+    Events {
+        /// CloudEvents, without secrets.
+        events: Vec<serde_json::Value>,
+        /// Where to go on, if there is more.
+        next: Option<Told>,
+    },
+}
+
+/// How far a list of events has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The aggregate.
+    pub id: Uuid,
+    /// The sequence of its last commit that was told; `None` when all were.
+    pub seq: Option<u64>,
+}
+
+/// One aggregate of a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Its id.
+    pub id: Uuid,
+    /// Whether nothing will happen to it any more.
+    pub ended: bool,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// Sequence of its latest commit that the answer reflects.
+    pub last_seq: u64,
 }
 
 /// A place in the list of queries: its order is by time, then by id, newest first.

@@ -5,7 +5,7 @@ use crate::{app::App, tokens};
 use axum::extract::FromRequestParts;
 use domain::{
     id::{AccountId, SessionId},
-    wire::error::Failure,
+    wire::error::{Code, Failure},
 };
 use http::{HeaderMap, header, request::Parts};
 
@@ -30,6 +30,7 @@ impl Identity {
         if app.revocations.is_revoked(access.session.uuid()) {
             return Err(tokens::revoked());
         }
+        demand_person(app, access.user)?;
         Ok(Self {
             user: access.user,
             session: access.session,
@@ -38,7 +39,22 @@ impl Identity {
 
     pub(crate) fn is_revoked(self, app: &App) -> bool {
         app.revocations.is_revoked(self.session.uuid())
+            || app.revocations.is_revoked(self.user.uuid())
     }
+}
+
+/// Refuses tokens of persons who are being erased or are erased: all are revoked by the account's id.
+///
+/// # Errors
+/// What the client is told.
+pub(crate) fn demand_person(app: &App, user: AccountId) -> Result<(), Failure> {
+    if app.revocations.is_revoked(user.uuid()) {
+        return Err(Failure::new(
+            Code::AuthUserNotFound,
+            "User not found or inactive",
+        ));
+    }
+    Ok(())
 }
 
 impl FromRequestParts<App> for Identity {

@@ -37,6 +37,7 @@ pub(crate) struct Doc {
 pub(crate) enum Method {
     Get,
     Post,
+    Delete,
 }
 
 impl Method {
@@ -45,6 +46,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -70,6 +72,10 @@ impl Doc {
 
     pub(crate) const fn post(path: &'static str, summary: &'static str) -> Self {
         Self::new(Method::Post, path, summary)
+    }
+
+    pub(crate) const fn delete(path: &'static str, summary: &'static str) -> Self {
+        Self::new(Method::Delete, path, summary)
     }
 
     /// Needs a bearer token.
@@ -133,7 +139,7 @@ impl Doc {
         match (self.method, self.signed_in) {
             (Method::Post, _) => &[idempotency::HEADER],
             (Method::Get, true) => &[request_id::CONSISTENCY],
-            (Method::Get, false) => &[],
+            (Method::Get, false) | (Method::Delete, _) => &[],
         }
     }
 
@@ -186,6 +192,7 @@ pub(crate) fn document() -> OpenApi {
         let method = match doc.method {
             Method::Get => HttpMethod::Get,
             Method::Post => HttpMethod::Post,
+            Method::Delete => HttpMethod::Delete,
         };
         let item = PathItem::new(method, doc.operation());
         match paths.get_mut(doc.path) {
@@ -301,6 +308,7 @@ fn operation_id(method: Method, path: &str) -> String {
     let mut id = match method {
         Method::Get => "get".to_owned(),
         Method::Post => "post".to_owned(),
+        Method::Delete => "delete".to_owned(),
     };
     for word in path.split(|c: char| !c.is_ascii_alphanumeric()) {
         if !word.is_empty() && word != "v1" {

@@ -5,4 +5,5 @@ pub(crate) mod catalog;
 pub(crate) mod documents;
 pub(crate) mod health;
 pub(crate) mod queries;
+pub(crate) mod users;
 pub(crate) mod version;

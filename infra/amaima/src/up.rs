@@ -12,6 +12,7 @@ use clap::Args;
 use infra::{
     config::{self, Secret},
     lifecycle::Lifecycle,
+    sealing::Sealing,
 };
 use projection_svc::archiver;
 use std::{
@@ -150,7 +151,11 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
         store: endpoints.s3.clone(),
         every: archiver::every_from_env()?,
     };
-    let mut commands = command_svc::Config::from_env()?;
+    let sealing = match config::text("MASTER_KEYS", "").is_empty() {
+        true => endpoints.sealing()?,
+        false => Sealing::from_env()?,
+    };
+    let mut commands = command_svc::Config::sealing_with(sealing.clone())?;
     commands.nats = nats.clone();
     let mut worker = inference_worker::Config::from_env()?;
     worker.nats = nats.clone();
@@ -169,7 +174,7 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
             nats,
             postgres,
             archive: Some(archive),
-            ..projection_svc::Config::from_env()?
+            ..projection_svc::Config::sealing_with(sealing)?
         },
         worker,
         gateway,

@@ -227,6 +227,7 @@ async fn given_servers_are_used_and_left_alone() -> Result<()> {
     let directory = open_directory()?;
     let mut options = StackOptions::new(directory.path().join("explicit"));
     options.existing = Existing {
+        master_keys_file: Some(given.endpoints().master_keys_file.clone()),
         nats_url: Some(given.endpoints().nats_url.clone()),
         nats_sync: given.endpoints().nats_sync,
         nats_system_url: given.endpoints().nats_system_url.clone(),

@@ -2,24 +2,27 @@
 //! its copy has, read models are whole again.
 
 use super::{Error, SLICE, SLICE_BYTES, Slice, Slices};
-use crate::commit::Commit;
-use async_nats::Client;
+use crate::{
+    commit::{self, Raw},
+    projector::Source,
+};
 use infra::{
     archive::{Archive, Error as CopyError, Part, Reader, Record},
     epoch,
     objects::{Bucket, Store},
+    sealing::Keyring,
 };
 use tracing::{info, warn};
 
 /// Sends everything after the sequence `last` that the copy has, and answers with where it ends;
 /// `None` when nobody takes it any more. Hashes and chain are checked on the way.
 pub(super) async fn read(
-    client: &Client,
+    source: &Source,
     bucket: &Bucket,
     last: u64,
     slices: &Slices,
 ) -> Option<Result<u64, Error>> {
-    let archive = match epoch::of_log(client).await {
+    let archive = match epoch::of_log(&source.client).await {
         Ok(epoch) => Archive::new(Store::Bucket(bucket.clone()), epoch),
         Err(error) => return Some(Err(error.into())),
     };
@@ -38,14 +41,20 @@ pub(super) async fn read(
         };
         let key = archive.segment_key(part.records.first());
         reached = part.last;
-        if let Err(error) = send(part, end, key, slices).await? {
+        if let Err(error) = send(part, end, key, &source.keys, slices).await? {
             return Some(Err(error));
         }
     }
 }
 
-async fn send(part: Part, end: u64, key: String, slices: &Slices) -> Option<Result<(), Error>> {
-    let (mut commits, mut bytes) = (Vec::new(), 0);
+async fn send(
+    part: Part,
+    end: u64,
+    key: String,
+    keys: &Keyring,
+    slices: &Slices,
+) -> Option<Result<(), Error>> {
+    let (mut messages, mut bytes) = (Vec::new(), 0);
     let last = part.last;
     for record in part.records {
         let record = match record {
@@ -56,11 +65,8 @@ async fn send(part: Part, end: u64, key: String, slices: &Slices) -> Option<Resu
         if seq >= part.from {
             match record {
                 Record::Message(message) => {
-                    let headers = message.header_map();
-                    let payload = &message.payload;
-                    let commit = Commit::read(seq, &message.subject, Some(&headers), payload);
-                    bytes += commit.bytes;
-                    commits.push(commit);
+                    bytes += message.payload.len();
+                    messages.push((seq, message.header_map(), message));
                 }
                 Record::Gap { first, last } => {
                     warn!(
@@ -70,9 +76,23 @@ async fn send(part: Part, end: u64, key: String, slices: &Slices) -> Option<Resu
                 }
             }
         }
-        if (commits.len() >= SLICE || bytes >= SLICE_BYTES || seq == last) && !commits.is_empty() {
+        if (messages.len() >= SLICE || bytes >= SLICE_BYTES || seq == last) && !messages.is_empty()
+        {
             let behind = end.saturating_sub(seq);
-            let commits = std::mem::take(&mut commits);
+            let messages = std::mem::take(&mut messages);
+            let raw: Vec<Raw<'_>> = messages
+                .iter()
+                .map(|(seq, headers, message)| Raw {
+                    seq: *seq,
+                    subject: &message.subject,
+                    headers: Some(headers),
+                    payload: &message.payload,
+                })
+                .collect();
+            let commits = match commit::read_all(keys, &raw).await {
+                Ok(commits) => commits,
+                Err(error) => return Some(Err(error.into())),
+            };
             slices.send(Ok(Slice { commits, behind })).await.ok()?;
             bytes = 0;
         }

@@ -1,21 +1,29 @@
 //! People as clients see them. The password's hash stays in the log.
 
 use super::{
+    Store, Unanswered,
     fold::{Contradiction, Fold, column},
-    signed, stored, unreadable,
+    signed, unreadable,
 };
-use crate::instant::Instant;
+use crate::{
+    instant::Instant,
+    seal::{Column, Opener, Seal},
+};
 use domain::{
     Timestamp,
     account::{Event, Tier},
     id::AccountId,
+    text::storable,
     wire::{
         rest::User,
         view::{AccountFound, Accounts},
     },
 };
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
+
+const EMAIL: Column = "accounts.email";
+const NAME: Column = "accounts.name";
 
 /// What a batch does to `accounts`.
 pub(super) type Changes = Fold<Registered, ()>;
@@ -23,8 +31,8 @@ pub(super) type Changes = Fold<Registered, ()>;
 /// A row as it begins.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Registered {
-    email: String,
-    name: String,
+    email: Vec<u8>,
+    name: Vec<u8>,
     tier: Tier,
     at: Timestamp,
 }
@@ -34,7 +42,12 @@ pub(super) fn changes() -> Changes {
 }
 
 /// What an event does to its row.
-pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<(), Contradiction> {
+pub(super) fn apply(
+    changes: &mut Changes,
+    event: &Event,
+    seq: u64,
+    seal: &Seal,
+) -> Result<(), Contradiction> {
     match event {
         Event::Registered {
             account,
@@ -44,14 +57,17 @@ pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<()
             tier,
             at,
         } => {
+            let id = account.uuid();
             let new = Registered {
-                email: stored(email),
-                name: stored(name),
+                email: seal.cell(EMAIL, id, &storable(email)),
+                name: seal.cell(NAME, id, &storable(name)),
                 tier: *tier,
                 at: *at,
             };
-            changes.begin(account.uuid(), new, seq)
+            changes.begin(id, new, seq)
         }
+        // See [`super::persons`].
+        Event::ErasureRequested { .. } | Event::Erased { .. } => Ok(()),
     }
 }
 
@@ -63,21 +79,23 @@ pub(super) async fn write(
     if begun.is_empty() {
         return Ok(());
     }
-    let new = |value: fn(&Registered) -> &str| {
+    let cells = |value: fn(&Registered) -> &[u8]| {
         column(&begun, move |change| change.new.as_ref().map(value))
     };
     sqlx::query(
         "INSERT INTO accounts
              (account_id, email, name, is_active, subscription_tier, created_at, last_seq)
          SELECT account_id, email, name, true, tier, created_at, last_seq
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
+         FROM UNNEST($1::uuid[], $2::bytea[], $3::bytea[], $4::text[], $5::timestamptz[],
                      $6::bigint[])
               AS begun (account_id, email, name, tier, created_at, last_seq)",
     )
     .bind(column(&begun, |change| change.id))
-    .bind(new(|new| &new.email))
-    .bind(new(|new| &new.name))
-    .bind(new(|new| new.tier.as_str()))
+    .bind(cells(|new| &new.email))
+    .bind(cells(|new| &new.name))
+    .bind(column(&begun, |change| {
+        change.new.as_ref().map(|new| new.tier.as_str())
+    }))
     .bind(column(&begun, |change| {
         change.new.as_ref().map(|new| Instant(new.at))
     }))
@@ -88,34 +106,37 @@ pub(super) async fn write(
 }
 
 /// Answers a question.
-pub(crate) async fn query(pool: PgPool, question: Accounts) -> Result<AccountFound, sqlx::Error> {
+pub(crate) async fn query(store: Store, question: Accounts) -> Result<AccountFound, Unanswered> {
     let Accounts::Get { account } = question;
+    let Some(opener) = Opener::of(&store.keys, account).await? else {
+        return Ok(None);
+    };
     let row: Option<Row> = sqlx::query_as(
         "SELECT account_id, email, name, is_active, subscription_tier, created_at
          FROM accounts WHERE account_id = $1",
     )
     .bind(account.uuid())
-    .fetch_optional(&pool)
+    .fetch_optional(&store.pool)
     .await?;
-    row.map(Row::user).transpose()
+    Ok(row.map(|row| row.user(&opener)).transpose()?)
 }
 
 #[derive(FromRow)]
 struct Row {
     account_id: Uuid,
-    email: String,
-    name: String,
+    email: Vec<u8>,
+    name: Vec<u8>,
     is_active: bool,
     subscription_tier: String,
     created_at: Instant,
 }
 
 impl Row {
-    fn user(self) -> Result<User, sqlx::Error> {
+    fn user(self, opener: &Opener) -> Result<User, sqlx::Error> {
         Ok(User {
             id: AccountId::new(self.account_id),
-            email: self.email,
-            name: self.name,
+            email: opener.text(EMAIL, self.account_id, &self.email)?,
+            name: opener.text(NAME, self.account_id, &self.name)?,
             is_active: self.is_active,
             subscription_tier: tier(&self.subscription_tier)
                 .ok_or_else(|| unreadable("subscription_tier", &self.subscription_tier))?,
@@ -145,11 +166,11 @@ mod tests {
             tier: Tier::Pro,
             at: Timestamp::from_millis(9),
         };
-        apply(&mut fold, &event, 5).unwrap();
+        apply(&mut fold, &event, 5, &Seal::Plain).unwrap();
         let (begun, gone_on) = fold.split();
         assert!(gone_on.is_empty());
         let new = begun[0].new.as_ref().unwrap();
-        assert_eq!(new.name, "Mia\u{fffd}");
+        assert_eq!(new.name, "\0Mia\u{fffd}".as_bytes());
         assert_eq!(begun[0].last_seq, 5);
     }
 

@@ -5,13 +5,15 @@
 
 pub(crate) mod accounts;
 mod fold;
+pub(crate) mod persons;
 pub(crate) mod queries;
 pub(crate) mod sessions;
 
-use crate::commit::Events;
+use crate::{commit::Events, seal::Seal};
 use domain::text::storable;
 use fold::Contradiction;
-use sqlx::PgConnection;
+use infra::sealing::keyring::{self, Keyring};
+use sqlx::{PgConnection, PgPool};
 
 /// The rows could not be changed as the events say.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +44,38 @@ impl Error {
     }
 }
 
+/// Where questions are answered from. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Store {
+    /// The live generation.
+    pub(crate) pool: PgPool,
+    /// The keys of persons.
+    pub(crate) keys: Keyring,
+    /// For what the log alone has.
+    pub(crate) client: async_nats::Client,
+}
+
+/// A question cannot be answered now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// The rows cannot be read.
+    #[error("the rows cannot be read")]
+    Rows(#[from] sqlx::Error),
+    /// The person's key cannot be had.
+    #[error(transparent)]
+    Keys(#[from] keyring::Error),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] infra::direct_get::Error),
+}
+
 /// What a batch of commits does to all views.
 #[derive(Debug)]
 pub(crate) struct Batch {
     accounts: accounts::Changes,
     sessions: sessions::Changes,
     queries: queries::Changes,
+    persons: persons::Changes,
 }
 
 impl Batch {
@@ -57,22 +85,29 @@ impl Batch {
             accounts: accounts::changes(),
             sessions: sessions::changes(),
             queries: queries::changes(),
+            persons: persons::Changes::default(),
         }
     }
 
-    /// Folds the events of one commit in.
-    pub(crate) fn apply(&mut self, events: &Events, seq: u64) -> Result<(), Contradiction> {
+    /// Folds the events of one commit in, whose rows are sealed so.
+    pub(crate) fn apply(
+        &mut self,
+        events: &Events,
+        seq: u64,
+        seal: &Seal,
+    ) -> Result<(), Contradiction> {
         match events {
-            Events::Account(events) => events
-                .iter()
-                .try_for_each(|event| accounts::apply(&mut self.accounts, event, seq)),
+            Events::Account(events) => events.iter().try_for_each(|event| {
+                self.persons.apply(event, seq);
+                accounts::apply(&mut self.accounts, event, seq, seal)
+            }),
             Events::Session(events) => events
                 .iter()
-                .try_for_each(|event| sessions::apply(&mut self.sessions, event, seq)),
+                .try_for_each(|event| sessions::apply(&mut self.sessions, event, seq, seal)),
             Events::Query(events) => events
                 .iter()
-                .try_for_each(|event| queries::apply(&mut self.queries, event, seq)),
-            Events::Email => Ok(()),
+                .try_for_each(|event| queries::apply(&mut self.queries, event, seq, seal)),
+            Events::Email | Events::Erased => Ok(()),
         }
     }
 
@@ -80,7 +115,9 @@ impl Batch {
     pub(crate) async fn write(&self, connection: &mut PgConnection) -> Result<(), Error> {
         accounts::write(&self.accounts, connection).await?;
         sessions::write(&self.sessions, connection).await?;
-        queries::write(&self.queries, connection).await
+        queries::write(&self.queries, connection).await?;
+        // What the batch has written before about persons who are erased in it goes as well.
+        Ok(self.persons.write(connection).await?)
     }
 }
 
@@ -121,7 +158,7 @@ mod tests {
             at: domain::Timestamp::from_millis(0),
         };
         let twice = Events::Account(vec![event.clone(), event]);
-        let error = batch.apply(&twice, 1).unwrap_err();
+        let error = batch.apply(&twice, 1, &Seal::Plain).unwrap_err();
         assert!(Error::Contradiction(error).is_poison());
     }
 }

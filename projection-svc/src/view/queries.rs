@@ -1,10 +1,14 @@
 //! Queries and their answers, as their owners see them.
 
 use super::{
+    Store, Unanswered,
     fold::{Change, Contradiction, Fold, Overlay, column},
     signed, stored, unreadable,
 };
-use crate::instant::Instant;
+use crate::{
+    instant::Instant,
+    seal::{Column, Opener, Seal},
+};
 use domain::{
     Timestamp,
     id::{AccountId, QueryId},
@@ -21,6 +25,10 @@ use sqlx::{
 };
 use uuid::Uuid;
 
+const QUERY: Column = "queries.query";
+const REFERENCE: Column = "queries.reference";
+const RESPONSE_TEXT: Column = "queries.response_text";
+const ERROR_MESSAGE: Column = "queries.error_message";
 /// Most queries on one page.
 const PAGE_ITEMS: u32 = 100;
 /// A page ends before its JSON grows larger than this, so that the answer fits into one message:
@@ -34,10 +42,10 @@ pub(super) type Changes = Fold<Submitted, Later>;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Submitted {
     owner: AccountId,
-    text: String,
+    text: Vec<u8>,
     operation: String,
     file_ids: Vec<String>,
-    reference: Option<String>,
+    reference: Option<Vec<u8>>,
     at: Timestamp,
 }
 
@@ -49,8 +57,10 @@ pub(super) struct Later {
     model: Option<String>,
     attempts: Option<u32>,
     started_at: Option<Timestamp>,
+    /// Without its text.
     answer: Option<Answer>,
-    failure: Option<(Code, String)>,
+    response_text: Option<Vec<u8>>,
+    failure: Option<(Code, Vec<u8>)>,
     cancelled_by: Option<CancelledBy>,
     completed_at: Option<Timestamp>,
 }
@@ -64,6 +74,7 @@ impl Overlay for Later {
         // The first start counts: what comes before it is waiting.
         self.started_at = self.started_at.or(later.started_at);
         self.answer = later.answer.or(self.answer.take());
+        self.response_text = later.response_text.or(self.response_text.take());
         self.failure = later.failure.or(self.failure.take());
         self.cancelled_by = later.cancelled_by.or(self.cancelled_by);
         self.completed_at = later.completed_at.or(self.completed_at);
@@ -75,7 +86,14 @@ pub(super) fn changes() -> Changes {
 }
 
 /// What an event does to its row.
-pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<(), Contradiction> {
+pub(super) fn apply(
+    changes: &mut Changes,
+    event: &Event,
+    seq: u64,
+    seal: &Seal,
+) -> Result<(), Contradiction> {
+    let cell =
+        |column, query: &QueryId, text: &str| seal.cell(column, query.uuid(), &storable(text));
     let (query, later) = match event {
         Event::Submitted {
             query,
@@ -85,10 +103,13 @@ pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<()
         } => {
             let new = Submitted {
                 owner: *owner,
-                text: stored(&submission.text),
+                text: cell(QUERY, query, &submission.text),
                 operation: stored(&submission.operation),
                 file_ids: submission.file_ids.iter().map(|id| stored(id)).collect(),
-                reference: submission.reference.as_deref().map(stored),
+                reference: submission
+                    .reference
+                    .as_deref()
+                    .map(|reference| cell(REFERENCE, query, reference)),
                 at: *at,
             };
             return changes.begin(query.uuid(), new, seq);
@@ -111,14 +132,16 @@ pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<()
             (query, later)
         }
         Event::Completed { query, answer, at } => {
+            let response_text = cell(RESPONSE_TEXT, query, &answer.response_text);
             let answer = Answer {
-                response_text: stored(&answer.response_text),
+                response_text: String::new(),
                 model_used: stored(&answer.model_used),
                 finish_reason: stored(&answer.finish_reason),
                 ..*answer
             };
             let later = Later {
                 answer: Some(answer),
+                response_text: Some(response_text),
                 ..ended(Status::Completed, *at)
             };
             (query, later)
@@ -130,7 +153,7 @@ pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<()
             at,
         } => {
             let later = Later {
-                failure: Some((*code, stored(message))),
+                failure: Some((*code, cell(ERROR_MESSAGE, query, message))),
                 ..ended(Status::Failed, *at)
             };
             (query, later)
@@ -185,10 +208,10 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
                 completion_tokens, error_code, error_message, cancelled_by, completed_at,
                 created_at, last_seq
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-                     $7::timestamptz[], $8::text[], $9::text[], $10::float8[], $11::bigint[],
-                     $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::text[],
-                     $17::timestamptz[], $18::text[], $19::uuid[], $20::text[], $21::text[],
-                     $22::jsonb[], $23::text[], $24::timestamptz[])
+                     $7::timestamptz[], $8::bytea[], $9::text[], $10::float8[], $11::bigint[],
+                     $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::bytea[],
+                     $17::timestamptz[], $18::text[], $19::uuid[], $20::bytea[], $21::text[],
+                     $22::jsonb[], $23::bytea[], $24::timestamptz[])
               AS begun (query_id, last_seq, status, worker, model, attempts, started_at,
                         response_text, model_used, confidence, latency_ms, finish_reason,
                         prompt_tokens, completion_tokens, error_code, error_message,
@@ -197,7 +220,7 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
     );
     bind_later(statement, begun)
         .bind(new(begun, |new| new.owner.uuid()))
-        .bind(new(begun, |new| new.text.as_str()))
+        .bind(new(begun, |new| new.text.as_slice()))
         .bind(new(begun, |new| new.operation.as_str()))
         .bind(new(begun, |new| Json(&new.file_ids)))
         .bind(column(begun, |row| {
@@ -230,8 +253,8 @@ async fn update(gone_on: &[Row<'_>], connection: &mut PgConnection) -> Result<u6
              completed_at = COALESCE(later.completed_at, row.completed_at),
              last_seq = later.last_seq
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-                     $7::timestamptz[], $8::text[], $9::text[], $10::float8[], $11::bigint[],
-                     $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::text[],
+                     $7::timestamptz[], $8::bytea[], $9::text[], $10::float8[], $11::bigint[],
+                     $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::bytea[],
                      $17::timestamptz[], $18::text[])
               AS later (query_id, last_seq, status, worker, model, attempts, started_at,
                         response_text, model_used, confidence, latency_ms, finish_reason,
@@ -255,7 +278,7 @@ fn bind_later(statement: Statement, rows: &[Row<'_>]) -> Statement {
         .bind(column(rows, |row| row.later.model.as_deref()))
         .bind(column(rows, |row| row.later.attempts.map(i64::from)))
         .bind(column(rows, |row| row.later.started_at.map(Instant)))
-        .bind(answer(rows, |answer| answer.response_text.as_str()))
+        .bind(column(rows, |row| row.later.response_text.as_deref()))
         .bind(answer(rows, |answer| answer.model_used.as_str()))
         .bind(column(rows, |row| {
             row.later
@@ -270,7 +293,7 @@ fn bind_later(statement: Statement, rows: &[Row<'_>]) -> Statement {
             i64::from(answer.usage.completion_tokens)
         }))
         .bind(failure(rows, |(code, _)| code.as_str()))
-        .bind(failure(rows, |(_, message)| message.as_str()))
+        .bind(failure(rows, |(_, message)| message.as_slice()))
         .bind(column(rows, |row| row.later.completed_at.map(Instant)))
         .bind(column(rows, |row| {
             row.later.cancelled_by.map(CancelledBy::as_str)
@@ -285,14 +308,19 @@ fn answer<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a Answer) -> T) -> Vec<Optio
     column(rows, |row| row.later.answer.as_ref().map(&value))
 }
 
-fn failure<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a (Code, String)) -> T) -> Vec<Option<T>> {
+fn failure<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a (Code, Vec<u8>)) -> T) -> Vec<Option<T>> {
     column(rows, |row| row.later.failure.as_ref().map(&value))
 }
 
 /// Answers a question.
-pub(crate) async fn query(pool: PgPool, question: Queries) -> Result<QueryPage, sqlx::Error> {
+pub(crate) async fn query(store: Store, question: Queries) -> Result<QueryPage, Unanswered> {
+    let (Queries::Get { owner, .. } | Queries::List { owner, .. }) = question;
+    let Some(opener) = Opener::of(&store.keys, owner).await? else {
+        return Ok(QueryPage::default());
+    };
+    let Store { pool, .. } = store;
     match question {
-        Queries::Get { owner, query } => get(&pool, owner, query).await,
+        Queries::Get { owner, query } => Ok(get(&pool, &opener, owner, query).await?),
         Queries::List {
             owner,
             limit,
@@ -309,6 +337,7 @@ pub(crate) async fn query(pool: PgPool, question: Queries) -> Result<QueryPage, 
                         latency_ms, file_ids, created_at, completed_at
                  FROM queries
                  WHERE owner = $1
+                   AND NOT EXISTS (SELECT FROM accounts WHERE account_id = $1 AND NOT is_active)
                    AND (created_at, query_id)
                        < (COALESCE($2, 'infinity'::timestamptz),
                           COALESCE($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
@@ -328,25 +357,36 @@ pub(crate) async fn query(pool: PgPool, question: Queries) -> Result<QueryPage, 
             .await?;
             let items = rows
                 .into_iter()
-                .map(Found::item)
+                .map(|row| row.item(&opener))
                 .collect::<Result<_, _>>()?;
             Ok(page(items, limit as usize, PAGE_BYTES))
         }
     }
 }
 
-async fn get(pool: &PgPool, owner: AccountId, query: QueryId) -> Result<QueryPage, sqlx::Error> {
+async fn get(
+    pool: &PgPool,
+    opener: &Opener,
+    owner: AccountId,
+    query: QueryId,
+) -> Result<QueryPage, sqlx::Error> {
     let row: Option<Found> = sqlx::query_as(
         "SELECT query_id, query, operation, status, response_text, model_used, confidence,
                 latency_ms, file_ids, created_at, completed_at
-         FROM queries WHERE query_id = $1 AND owner = $2",
+         FROM queries
+         WHERE query_id = $1 AND owner = $2
+           AND NOT EXISTS (SELECT FROM accounts WHERE account_id = $2 AND NOT is_active)",
     )
     .bind(query.uuid())
     .bind(owner.uuid())
     .fetch_optional(pool)
     .await?;
     Ok(QueryPage {
-        items: row.map(Found::item).transpose()?.into_iter().collect(),
+        items: row
+            .map(|row| row.item(opener))
+            .transpose()?
+            .into_iter()
+            .collect(),
         next: None,
     })
 }
@@ -377,10 +417,10 @@ fn page(mut items: Vec<QueryItem>, limit: usize, bytes: usize) -> QueryPage {
 #[derive(FromRow)]
 struct Found {
     query_id: Uuid,
-    query: String,
+    query: Vec<u8>,
     operation: String,
     status: String,
-    response_text: Option<String>,
+    response_text: Option<Vec<u8>>,
     model_used: Option<String>,
     confidence: Option<f64>,
     latency_ms: Option<i64>,
@@ -390,14 +430,15 @@ struct Found {
 }
 
 impl Found {
-    fn item(self) -> Result<QueryItem, sqlx::Error> {
+    fn item(self, opener: &Opener) -> Result<QueryItem, sqlx::Error> {
+        let id = self.query_id;
         Ok(QueryItem {
-            query_id: QueryId::new(self.query_id),
-            query: self.query,
+            query_id: QueryId::new(id),
+            query: opener.text(QUERY, id, &self.query)?,
             operation: self.operation,
             status: Status::parse(&self.status)
                 .ok_or_else(|| unreadable("status", &self.status))?,
-            response_text: self.response_text,
+            response_text: opener.optional(RESPONSE_TEXT, id, self.response_text.as_deref())?,
             model_used: self.model_used,
             confidence: self.confidence,
             latency_ms: self
@@ -500,6 +541,9 @@ mod tests {
             completed(5),
             failed(6),
         ];
+        let apply = |changes: &mut Changes, event: &Event, seq| {
+            super::apply(changes, event, seq, &Seal::Plain)
+        };
         let rows = fold::tests::rows_of_every_split(&events, changes, apply);
         let answered = &rows[&Uuid::from_u128(5)].later;
         assert_eq!(answered.status, Some(Status::Completed));
@@ -507,8 +551,9 @@ mod tests {
         assert_eq!(answered.worker.as_deref(), Some("worker-2"));
         assert_eq!(answered.started_at, Some(millis(21)));
         assert_eq!(answered.completed_at, Some(millis(90)));
-        let answer = answered.answer.as_ref().unwrap();
-        assert_eq!(answer.response_text, "Because\u{fffd}");
+        let text = "\0Because\u{fffd}".as_bytes();
+        assert_eq!(answered.response_text.as_deref(), Some(text));
+        assert_eq!(answered.answer.as_ref().unwrap().response_text, "");
         let failed = &rows[&Uuid::from_u128(6)].later;
         assert_eq!(failed.status, Some(Status::Failed));
         assert!(failed.answer.is_none());
@@ -521,8 +566,8 @@ mod tests {
     #[test]
     fn a_query_is_submitted_once() {
         let mut fold = changes();
-        apply(&mut fold, &submitted(5), 1).unwrap();
-        assert!(apply(&mut fold, &submitted(5), 2).is_err());
+        apply(&mut fold, &submitted(5), 1, &Seal::Plain).unwrap();
+        assert!(apply(&mut fold, &submitted(5), 2, &Seal::Plain).is_err());
     }
 
     fn item(id: u128) -> QueryItem {

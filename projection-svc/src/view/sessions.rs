@@ -1,22 +1,30 @@
 //! Device sessions, as their owners see them.
 
 use super::{
+    Store, Unanswered,
     fold::{Change, Contradiction, Fold, Overlay, column},
-    signed, stored,
+    signed,
 };
-use crate::instant::Instant;
+use crate::{
+    instant::Instant,
+    seal::{Column, Opener, Seal},
+};
 use domain::{
     Timestamp,
     id::{AccountId, SessionId},
     limits,
     session::{Event, Reason},
+    text::storable,
     wire::{
         rest::SessionItem,
         view::{Sessions, SessionsFound},
     },
 };
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
+
+const DEVICE_ID: Column = "sessions.device_id";
+const DEVICE_NAME: Column = "sessions.device_name";
 
 /// Most sessions that one answer lists.
 const LISTED: i64 = 100;
@@ -28,8 +36,8 @@ pub(super) type Changes = Fold<Opened, Later>;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Opened {
     account: AccountId,
-    device_id: Option<String>,
-    device_name: Option<String>,
+    device_id: Option<Vec<u8>>,
+    device_name: Option<Vec<u8>>,
     at: Timestamp,
 }
 
@@ -54,7 +62,12 @@ pub(super) fn changes() -> Changes {
 }
 
 /// What an event does to its row.
-pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<(), Contradiction> {
+pub(super) fn apply(
+    changes: &mut Changes,
+    event: &Event,
+    seq: u64,
+    seal: &Seal,
+) -> Result<(), Contradiction> {
     match event {
         Event::Opened {
             session,
@@ -64,13 +77,18 @@ pub(super) fn apply(changes: &mut Changes, event: &Event, seq: u64) -> Result<()
             device_name,
             at,
         } => {
+            let id = session.uuid();
+            let cell = |column, text: &Option<String>| {
+                let text = text.as_deref().map(storable);
+                text.map(|text| seal.cell(column, id, &text))
+            };
             let new = Opened {
                 account: *account,
-                device_id: device_id.as_deref().map(stored),
-                device_name: device_name.as_deref().map(stored),
+                device_id: cell(DEVICE_ID, device_id),
+                device_name: cell(DEVICE_NAME, device_name),
                 at: *at,
             };
-            changes.begin(session.uuid(), new, seq)?;
+            changes.begin(id, new, seq)?;
         }
         Event::Refreshed {
             session,
@@ -129,7 +147,7 @@ async fn insert(
                 COALESCE(last_seen_at, created_at), COALESCE(generation, 0), revoked_at,
                 revoked_reason, last_seq
          FROM UNNEST($1::uuid[], $2::timestamptz[], $3::bigint[], $4::timestamptz[],
-                     $5::text[], $6::bigint[], $7::uuid[], $8::text[], $9::text[],
+                     $5::text[], $6::bigint[], $7::uuid[], $8::bytea[], $9::bytea[],
                      $10::timestamptz[])
               AS begun (session_id, last_seen_at, generation, revoked_at, revoked_reason,
                         last_seq, account_id, device_id, device_name, created_at)",
@@ -203,8 +221,11 @@ fn revoked_reason(change: &Change<Opened, Later>) -> Option<&'static str> {
 }
 
 /// Answers a question. A session lives until it is revoked or its refresh token expires.
-pub(crate) async fn query(pool: PgPool, question: Sessions) -> Result<SessionsFound, sqlx::Error> {
+pub(crate) async fn query(store: Store, question: Sessions) -> Result<SessionsFound, Unanswered> {
     let Sessions::List { account } = question;
+    let Some(opener) = Opener::of(&store.keys, account).await? else {
+        return Ok(Vec::new());
+    };
     let seen_after = infra::clock::now().plus_millis(-limits::REFRESH_TOKEN_SECS * 1000);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT session_id, device_id, device_name, created_at, last_seen_at
@@ -216,29 +237,33 @@ pub(crate) async fn query(pool: PgPool, question: Sessions) -> Result<SessionsFo
     .bind(account.uuid())
     .bind(Instant(seen_after))
     .bind(LISTED)
-    .fetch_all(&pool)
+    .fetch_all(&store.pool)
     .await?;
-    Ok(rows.into_iter().map(Row::item).collect())
+    let items = rows.into_iter().map(|row| row.item(&opener));
+    Ok(items.collect::<Result<_, _>>()?)
 }
 
 #[derive(FromRow)]
 struct Row {
     session_id: Uuid,
-    device_id: Option<String>,
-    device_name: Option<String>,
+    device_id: Option<Vec<u8>>,
+    device_name: Option<Vec<u8>>,
     created_at: Instant,
     last_seen_at: Instant,
 }
 
 impl Row {
-    fn item(self) -> SessionItem {
-        SessionItem {
+    fn item(self, opener: &Opener) -> Result<SessionItem, sqlx::Error> {
+        let text = |column, cell: &Option<Vec<u8>>| {
+            opener.optional(column, self.session_id, cell.as_deref())
+        };
+        Ok(SessionItem {
             session_id: SessionId::new(self.session_id),
-            device_id: self.device_id,
-            device_name: self.device_name,
+            device_id: text(DEVICE_ID, &self.device_id)?,
+            device_name: text(DEVICE_NAME, &self.device_name)?,
             created_at: self.created_at.0,
             last_seen_at: self.last_seen_at.0,
-        }
+        })
     }
 }
 
@@ -281,6 +306,9 @@ mod tests {
 
     #[test]
     fn any_split_into_batches_gives_the_same_rows() {
+        let apply = |changes: &mut Changes, event: &Event, seq| {
+            super::apply(changes, event, seq, &Seal::Plain)
+        };
         let whole = fold::tests::rows_of_every_split(&history(), changes, apply);
         let row = &whole[&Uuid::from_u128(1)];
         assert_eq!(row.later.generation, Some(2));

@@ -22,6 +22,7 @@ use domain::{
     wire::command::{Body, Reply, Request, Via},
 };
 use futures_util::{StreamExt, stream};
+use infra::sealing::Sealing;
 use infra::{
     append::{self, Part},
     bus::Commands,
@@ -172,7 +173,7 @@ fn services(nats: &config::Nats, lifecycle: &Lifecycle) -> anyhow::Result<Socket
     let mut gateway = gateway::Config::new(key, nats.clone());
     (gateway.http_addr, gateway.metrics_addr) = (free()?, free()?);
     let http = gateway.http_addr;
-    let commands = command_svc::Config::at(nats.clone());
+    let commands = command_svc::Config::at(nats.clone(), Sealing::Off);
     let life = lifecycle.clone();
     lifecycle.spawn("command-svc", async move {
         if let Err(error) = command_svc::run(commands, life).await {

@@ -20,7 +20,7 @@ use domain::{
     wire::command::{Body, Reply, Request, Via},
 };
 use futures_util::TryStreamExt;
-use infra::{bus::Commands, clock, config, lifecycle::Lifecycle, telemetry};
+use infra::{bus::Commands, clock, config, lifecycle::Lifecycle, sealing::Sealing, telemetry};
 use sqlx::PgPool;
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ impl Ours {
         };
         let client = infra::nats::connect(&nats, "peers").await?;
         let services = Lifecycle::new();
-        let (config, life) = (command_svc::Config::at(nats.clone()), services.clone());
+        let (config, life) = (command_svc::Config::at(nats.clone(), Sealing::Off), services.clone());
         services.spawn("command-svc", async move {
             if let Err(error) = command_svc::run(config, life).await {
                 crate::say(&format!("command-svc: {}", telemetry::chain(&error)));
@@ -76,7 +76,9 @@ impl Ours {
 
 /// Starts projection-svc on this database.
 fn project(nats: &config::Nats, database: &str, services: &Lifecycle) {
-    let config = projection_svc::Config::at(nats.clone(), config::Postgres::at(database));
+    // The peers keep everything as it is.
+    let postgres = config::Postgres::at(database);
+    let config = projection_svc::Config::at(nats.clone(), Sealing::Off, postgres);
     let life = services.clone();
     services.spawn("projection-svc", async move {
         if let Err(error) = projection_svc::run(config, life).await {
@@ -135,7 +137,7 @@ impl Contestant for Ours {
     async fn rows(&self) -> anyhow::Result<Rows> {
         let query = format!(
             "SELECT count(*), count(*) FILTER (WHERE status = 'completed'
-                 AND length(query) = {QUESTION} AND length(response_text) = {ANSWER}
+                 AND length(query) = 1 + {QUESTION} AND length(response_text) = 1 + {ANSWER}
                  AND started_at IS NOT NULL AND completed_at IS NOT NULL)
              FROM rm.queries"
         );

@@ -17,20 +17,11 @@ pub fn fold(log: &[Commit]) -> Rows {
     }
     for commit in log {
         match &commit.events {
-            Events::Account(events) => events.iter().for_each(|event| {
-                let account::Event::Registered {
-                    email,
-                    name,
-                    tier,
-                    at,
-                    ..
-                } = event;
-                let columns = json!({
-                    "email": email, "name": name, "is_active": true,
-                    "subscription_tier": tier.as_str(), "created_at": at.as_millis(),
-                });
-                set(&mut rows, ACCOUNTS, commit, columns);
-            }),
+            Events::Account(events) => {
+                events
+                    .iter()
+                    .for_each(|event| of_account(&mut rows, commit, event));
+            }
             Events::Session(events) => {
                 events
                     .iter()
@@ -41,7 +32,7 @@ pub fn fold(log: &[Commit]) -> Rows {
                     .iter()
                     .for_each(|event| of_query(&mut rows, commit, event));
             }
-            Events::Email(_) | Events::Unreadable(_) => {}
+            Events::Email(_) | Events::Erased | Events::Unreadable(_) => {}
         }
     }
     rows
@@ -58,6 +49,35 @@ fn set(rows: &mut Rows, table: &'static str, commit: &Commit, columns: Value) {
 
 fn row<'a>(rows: &'a mut Rows, table: &'static str, id: Uuid) -> &'a mut Row {
     rows.0.entry(table).or_default().entry(id).or_default()
+}
+
+fn of_account(rows: &mut Rows, commit: &Commit, event: &account::Event) {
+    let columns = match event {
+        account::Event::Registered {
+            email,
+            name,
+            tier,
+            at,
+            ..
+        } => json!({
+            "email": email, "name": name, "is_active": true,
+            "subscription_tier": tier.as_str(), "created_at": at.as_millis(),
+        }),
+        account::Event::ErasureRequested { .. } => json!({ "is_active": false }),
+        account::Event::Erased { account, .. } => return forget(rows, account.uuid()),
+    };
+    set(rows, ACCOUNTS, commit, columns);
+}
+
+/// Rows of an erased person go.
+fn forget(rows: &mut Rows, account: Uuid) {
+    let theirs = |row: &Row| {
+        let owner = row.get("owner").or_else(|| row.get("account_id"));
+        owner.and_then(Value::as_str) == Some(&account.to_string())
+    };
+    for table in rows.0.values_mut() {
+        table.retain(|id, row| *id != account && !theirs(row));
+    }
 }
 
 fn of_session(rows: &mut Rows, commit: &Commit, event: &session::Event) {

@@ -1,7 +1,13 @@
 //! The log as a reader finds it, decoded.
 
 use domain::{Aggregate, account, commit, email, query, session, subject};
-use infra::direct_get;
+use infra::{
+    direct_get,
+    sealing::{
+        Opened,
+        keyring::{self, Keyring},
+    },
+};
 
 /// One message.
 #[derive(Clone, Debug)]
@@ -29,13 +35,19 @@ pub enum Events {
     Session(Vec<session::Event>),
     /// Of a query.
     Query(Vec<query::Event>),
+    /// Of a person who was erased.
+    Erased,
     /// What this program does not understand, with the reason.
     Unreadable(String),
 }
 
 impl Commit {
     /// Reads a message; `None` for a subject that is no aggregate's.
-    pub fn read(subject: &str, message: &direct_get::Stored) -> Option<Self> {
+    pub fn read(
+        subject: &str,
+        message: &direct_get::Stored,
+        opened: Result<Opened, keyring::Error>,
+    ) -> Option<Self> {
         let aggregate = subject::Aggregate::parse(subject)?;
         let header = |name: &str| {
             message
@@ -49,7 +61,11 @@ impl Commit {
             aggregate,
             expected: expected.and_then(|text| text.parse().ok()),
             command: header(commit::header::COMMAND_ID).unwrap_or_default(),
-            events: Events::read(aggregate.kind, subject, &message.payload),
+            events: match opened {
+                Ok(Opened::Text(payload)) => Events::read(aggregate.kind, subject, &payload),
+                Ok(Opened::Erased) => Events::Erased,
+                Err(error) => Events::Unreadable(error.to_string()),
+            },
         })
     }
 
@@ -99,7 +115,10 @@ impl Events {
 ///
 /// # Errors
 /// When it cannot be read just now.
-pub async fn read(client: &async_nats::Client) -> Result<Vec<Commit>, direct_get::Error> {
+pub async fn read(
+    client: &async_nats::Client,
+    keys: &Keyring,
+) -> Result<Vec<Commit>, direct_get::Error> {
     let all = direct_get::subject(client, subject::EVENTS, subject::ALL_EVENTS, 1).await?;
     let subject_of = |message: &direct_get::Stored| {
         let name = message
@@ -108,8 +127,11 @@ pub async fn read(client: &async_nats::Client) -> Result<Vec<Commit>, direct_get
         name.map(|name| name.as_str().to_owned())
             .unwrap_or_default()
     };
-    let commits = all
-        .iter()
-        .filter_map(|each| Commit::read(&subject_of(each), each));
-    Ok(commits.collect())
+    let mut commits = Vec::with_capacity(all.len());
+    for each in &all {
+        let subject = subject_of(each);
+        let opened = keys.open(&subject, Some(&each.headers), &each.payload);
+        commits.extend(Commit::read(&subject, each, opened.await));
+    }
+    Ok(commits)
 }

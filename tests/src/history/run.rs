@@ -95,9 +95,11 @@ pub async fn run(plan: Plan) -> Recorded {
 
 /// The log and the read models as they are now.
 async fn snapshot(world: &World) -> anyhow::Result<History> {
-    let log = log::read(&world.nats().await).await?;
+    let client = world.nats().await;
+    let keys = world.keys(&client);
+    let log = log::read(&client, &keys).await?;
     let pool = world.database().await;
-    let rows = rows::read(&pool).await?;
+    let rows = rows::read(&pool, &keys).await?;
     pool.close().await;
     Ok(History {
         calls: Vec::new(),

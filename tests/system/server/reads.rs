@@ -14,9 +14,10 @@ use domain::{
     subject::EVENTS,
 };
 use futures_util::StreamExt;
+use infra::sealing::{Keyring, Sealing};
 use infra::{
     append::{self, Part},
-    event_store::{EventStore, Provenance},
+    event_store::{EventStore, Loaded, Provenance},
 };
 use serde_json::json;
 use tests::world::PATIENCE;
@@ -60,7 +61,10 @@ async fn a_follower_lags_and_loading_from_the_leader_does_not() {
     let follower = (leader + 1) % ground.cluster.replicas();
     let at_leader = connect(&ground.cluster.member_urls()[leader]).await;
     let at_follower = connect(&ground.cluster.member_urls()[follower]).await;
-    let reader = EventStore::new(at_follower.clone());
+    let reader = EventStore::new(
+        at_follower.clone(),
+        Keyring::new(&at_follower, Sealing::Off),
+    );
     let frozen = &ground.cluster.members()[follower];
     let (mut behind, mut put_off) = (0, 0);
     for _ in 0..ROUNDS {
@@ -99,7 +103,7 @@ async fn a_follower_lags_and_loading_from_the_leader_does_not() {
 
 /// Many large commits on other subjects keep the follower busy, then the one that is read.
 async fn submit(client: &Client, id: Uuid) -> u64 {
-    let store = EventStore::new(client.clone());
+    let store = EventStore::new(client.clone(), Keyring::new(client, Sealing::Off));
     let mut last = 0;
     for n in 0..40 {
         let id = if n == 39 { id } else { Uuid::new_v4() };
@@ -127,7 +131,8 @@ async fn submit(client: &Client, id: Uuid) -> u64 {
             fingerprint: None,
             deadline: at.plus_millis(30_000),
         };
-        let pending = store.pending::<Query>(id, 0, &provenance, at, &[event]);
+        let nothing = Loaded::<Query>::default();
+        let pending = store.pending(id, &nothing, &provenance, at, &[event]).await;
         let Part {
             subject,
             expected,

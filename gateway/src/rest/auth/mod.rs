@@ -21,7 +21,7 @@ use domain::{
 use serde::Serialize;
 
 /// Longest password that is looked at when signing in, in bytes.
-const LOGIN_PASSWORD_BYTES: usize = 1024;
+pub(crate) const LOGIN_PASSWORD_BYTES: usize = 1024;
 
 /// The answer to register, login and refresh.
 #[derive(Debug, Serialize)]

@@ -4,7 +4,7 @@
 use super::{TokenBody, token_body};
 use crate::{
     app::{App, Order},
-    edge::{self, Call, Error, Fields, Key},
+    edge::{self, Call, Error, Fields, Key, identity::demand_person},
     openapi::Doc,
     tokens,
 };
@@ -39,6 +39,7 @@ pub(crate) async fn handle(
     if app.revocations.is_revoked(good.session.uuid()) {
         return Err(tokens::revoked().into());
     }
+    demand_person(&app, good.user)?;
     // A superseded `jti` is not refused here: the session must learn that it was used again.
     let command = Body::Refresh {
         session: good.session,

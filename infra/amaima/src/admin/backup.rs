@@ -146,6 +146,11 @@ impl fmt::Display for Report {
             writeln!(f, "{} messages were not copied yet", self.lag_events)?;
         }
         writeln!(f, "{} other objects", self.objects)?;
+        writeln!(
+            f,
+            "the keys of persons are not in it, and nothing can be read without them: `amaima admin \
+             keys backup`, and the master keys"
+        )?;
         let key = if self.signing_key {
             "the signing key is in it: keep it like a password"
         } else {

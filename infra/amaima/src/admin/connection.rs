@@ -1,7 +1,10 @@
 use super::Error;
 use crate::stack;
 use async_nats::{Client, jetstream};
-use infra::config;
+use infra::{
+    config,
+    sealing::{Keyring, Sealing},
+};
 use std::path::Path;
 
 /// The way to the system that is looked at.
@@ -13,13 +16,15 @@ pub struct Connection {
     pub context: jetstream::Context,
     /// What the services are told about the bus.
     pub nats: config::Nats,
+    /// The keys of persons.
+    pub keys: Keyring,
 }
 
 impl Connection {
     /// Connects to the given URL, or else to the stack that runs on the data directory.
     ///
     /// # Errors
-    /// When neither is there, or nobody answers.
+    /// When neither is there, nobody answers, or master keys are given that are none.
     pub async fn open(data_dir: &Path, nats_url: Option<&str>) -> Result<Self, Error> {
         let url = match nats_url.filter(|url| !url.is_empty()) {
             Some(url) => url.to_owned(),
@@ -38,10 +43,25 @@ impl Connection {
                 source,
             })?;
         Ok(Self {
+            keys: Keyring::new(&client, sealing(data_dir)?),
             context: jetstream::new(client.clone()),
             client,
             nats,
         })
+    }
+}
+
+/// The master keys of the environment, or of the data directory. Without any, what is sealed cannot
+/// be looked at, and everything else can.
+fn sealing(data_dir: &Path) -> Result<Sealing, Error> {
+    let file = stack::master_keys_file(data_dir);
+    let given = ["MASTER_KEYS", "MASTER_KEYS_FILE"].map(|name| config::text(name, ""));
+    if given.iter().any(|text| !text.is_empty()) {
+        Ok(Sealing::from_env()?)
+    } else if file.exists() {
+        Ok(Sealing::from_file(&file.display().to_string())?)
+    } else {
+        Ok(Sealing::Off)
     }
 }
 

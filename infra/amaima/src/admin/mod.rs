@@ -10,8 +10,10 @@ mod archive;
 mod backup;
 mod catalogue;
 mod connection;
+mod erase;
 mod error;
 mod export;
+mod keys;
 mod output;
 mod policies;
 mod progress;
@@ -80,6 +82,12 @@ enum Subject {
     /// The projections: how far they are, building them anew, what they have set aside
     #[command(after_help = EXIT_CODES)]
     Projections(projections::Options),
+    /// Forget a person for ever, in every copy and backup
+    #[command(after_help = EXIT_CODES)]
+    Erase(erase::Options),
+    /// The keys of persons and the master keys: how many, rotation, backup
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Keys(keys::Options),
     /// One of the analysts' views as a Parquet file
     #[command(after_help = EXIT_CODES)]
     Export(export::Options),
@@ -109,6 +117,9 @@ pub async fn run(data_dir: &Path, options: Options, out: &mut (dyn Write + Send)
             Subject::Projections(options) => {
                 projections::run(&bus.await?, options, &mut output).await
             }
+            Subject::Erase(options) => erase::run(&bus.await?, options, &mut output).await,
+            Subject::Keys(keys::Options::New { name }) => keys::new(&name, &mut output),
+            Subject::Keys(options) => keys::run(&bus.await?, options, &mut output).await,
             // Asks the database and nobody on the bus.
             Subject::Export(options) => export::run(data_dir, options, &mut output).await,
         }

@@ -4,20 +4,26 @@
 //! that the copy does not know have to be repeated behind it, before any service starts: a service
 //! serves what it finds. Until then nothing but this program has touched the streams.
 
-use super::{Connection, Error, Exit, Output, Progress, archive, backup};
+use super::{Connection, Error, Exit, Output, Progress, archive, backup, keys};
 use clap::Args;
-use domain::{Timestamp, subject};
+use domain::{Actor, Timestamp, account::Account, commit::header, id::CommandId, subject};
 use infra::{
+    append,
     archive::{
         self as copies, Archive, LogError,
         restore::{Restored, restore},
         verify::{Against, verify},
     },
-    clock, jetstream,
+    clock,
+    direct_get::{self, Stored},
+    erasures::{self, Erasure},
+    event_store::{EventStore, Provenance},
+    jetstream,
     objects::{Directory, Store},
 };
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     time::Instant,
@@ -29,6 +35,13 @@ pub(super) struct Options {
     /// A backup; without it the copy in the bucket that S3_ENDPOINT and S3_BUCKET name
     #[arg(long)]
     from: Option<PathBuf>,
+    /// The keys of persons, as `keys backup` wrote them, where the servers have none
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// The latest ledger of erasures, as a directory that has `erasures/`: a newer backup, or the
+    /// old bucket's files. What the bucket and the backup have of it is repeated in any case
+    #[arg(long, value_name = "DIRECTORY")]
+    ledger: Option<PathBuf>,
     /// Of which log, as `archive` lists them [default: the latest]
     #[arg(long)]
     epoch: Option<String>,
@@ -46,6 +59,10 @@ struct Report {
     /// When the lost log stored its last message that is here.
     last_at: Timestamp,
     objects: u64,
+    /// Keys of persons that were brought back.
+    keys: u64,
+    /// Persons in the ledger of erasures: none of them comes back.
+    erased: u64,
     signing_key: bool,
     took_ms: u64,
 }
@@ -74,9 +91,30 @@ pub(super) async fn run(
         let key = directory.join(backup::SIGNING_KEY);
         signing_key = backup::copy_key(&key, &data_dir.join(backup::SIGNING_KEY))?;
     }
+    let keys = match &options.keys {
+        Some(file) => keys::restore(connection, file).await?.restored,
+        None => 0,
+    };
+    let prepared = jetstream::prepare_keys(&connection.client, &connection.nats).await;
+    prepared.map_err(Error::failed("the stream of keys"))?;
+    let mut ledgers = vec![from.clone()];
+    ledgers.extend(archive::store(data_dir).ok());
+    ledgers.extend(
+        options
+            .ledger
+            .map(|place| Store::Directory(Directory::new(&place))),
+    );
+    let erasures = ledger(&ledgers).await?;
+    // Before the log is there: nobody could have read it meanwhile.
+    for erasure in &erasures {
+        let destroyed = connection.keys.destroy(erasure.account).await;
+        destroyed.map_err(Error::failed(format!("the erasure of {}", erasure.account)))?;
+    }
     let restored = write(connection, &copy).await?;
     compare(connection, &copy).await?;
-    // Erasures that are younger than the copy are repeated here: nothing is served before.
+    for erasure in &erasures {
+        ask_again(connection, erasure).await?;
+    }
     let prepared = jetstream::prepare(&connection.client, &connection.nats).await;
     prepared.map_err(Error::failed("the other streams"))?;
     let report = Report {
@@ -88,11 +126,59 @@ pub(super) async fn run(
         lost: restored.lost,
         last_at: Timestamp::from_millis(restored.last_at_nanos / 1_000_000),
         objects,
+        keys,
+        erased: erasures.len() as u64,
         signing_key,
         took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     output.report(&report);
     Ok(Exit::well_if(restored.lost == 0))
+}
+
+/// Everybody who is to stay erased, each once.
+async fn ledger(places: &[Store]) -> Result<Vec<Erasure>, Error> {
+    let mut all = BTreeMap::new();
+    for place in places {
+        let found = erasures::read(place).await;
+        let found = found.map_err(Error::failed("the ledger of erasures"))?;
+        all.extend(found.into_iter().map(|erasure| (erasure.account, erasure)));
+    }
+    Ok(all.into_values().collect())
+}
+
+/// Has the services finish an erasure that the log does not know of: the request is put behind what
+/// the log has of the account, and a policy does the rest.
+async fn ask_again(connection: &Connection, erasure: &Erasure) -> Result<(), Error> {
+    let subject = erasure.subject();
+    let known = direct_get::subject(&connection.client, subject::EVENTS, &subject, 1).await;
+    let known = known.map_err(Error::failed("the account"))?;
+    let types = |stored: &Stored| {
+        let types = stored.headers.get(header::EVENT_TYPES);
+        types.is_some_and(|types| types.as_str().contains("account.erasure_requested"))
+    };
+    let Some(last) = known.last().filter(|_| !known.iter().any(types)) else {
+        return Ok(());
+    };
+    let id = erasure.account.uuid();
+    let provenance = Provenance {
+        command: CommandId::derived(&[&erasure.account.to_string(), "restore"]),
+        actor: Actor::System,
+        request_id: "amaima-admin-restore".to_owned(),
+        causation: "amaima-admin-restore".to_owned(),
+        traceparent: None,
+        fingerprint: None,
+        deadline: clock::now().plus_millis(10_000),
+    };
+    let store = EventStore::new(connection.client.clone(), connection.keys.clone());
+    let loaded = store.load::<Account>(id).await;
+    let loaded = loaded.map_err(Error::failed("the account"))?;
+    let events = [erasure.event()];
+    let part = store.pending(id, &loaded, &provenance, clock::now(), &events);
+    let part = part.await.map_err(Error::failed("the erasure"))?;
+    let (client, headers) = (&connection.client, part.headers);
+    let appended = append::append(client, &subject, last.seq, headers, part.payload).await;
+    appended.map_err(Error::failed("the erasure"))?;
+    Ok(())
 }
 
 /// Two logs cannot become one, and services must not have begun another.
@@ -169,7 +255,16 @@ impl fmt::Display for Report {
                 self.lost
             )?;
         }
-        writeln!(f, "{} other objects", self.objects)?;
+        writeln!(
+            f,
+            "{} other objects, {} keys of persons",
+            self.objects, self.keys
+        )?;
+        writeln!(
+            f,
+            "{} persons are in the ledger of erasures, and stay erased",
+            self.erased
+        )?;
         writeln!(
             f,
             "now start the services; read models are folded from the log again, so their database \

@@ -1,7 +1,10 @@
 //! Where the servers are, and how processes are told.
 
 use super::Error;
-use infra::config::{Nats, ObjectStore, Secret, Sync};
+use infra::{
+    config::{Nats, ObjectStore, Secret, Sync},
+    sealing::Sealing,
+};
 use std::fmt;
 
 /// Where clients connect.
@@ -17,6 +20,8 @@ pub struct Endpoints {
     pub database_url: String,
     /// Endpoint, bucket and keys.
     pub s3: ObjectStore,
+    /// The file with the master keys; made at the first start.
+    pub master_keys_file: String,
 }
 
 impl Endpoints {
@@ -29,8 +34,16 @@ impl Endpoints {
         }
     }
 
+    /// How the words of persons are kept: with the keys in the file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn sealing(&self) -> Result<Sealing, Error> {
+        Ok(Sealing::from_file(&self.master_keys_file)?)
+    }
+
     /// The same as variables of the environment, as every service reads them.
-    pub fn env(&self) -> [(&'static str, &str); 9] {
+    pub fn env(&self) -> [(&'static str, &str); 10] {
         let system_url = self.nats_system_url.as_ref().map_or("", Secret::expose);
         [
             ("NATS_URL", &self.nats_url),
@@ -42,6 +55,7 @@ impl Endpoints {
             ("S3_BUCKET", &self.s3.bucket),
             ("S3_ACCESS_KEY", &self.s3.access_key),
             ("S3_SECRET_KEY", self.s3.secret_key.expose()),
+            ("MASTER_KEYS_FILE", &self.master_keys_file),
         ]
     }
 }
@@ -55,6 +69,7 @@ impl fmt::Debug for Endpoints {
             .field("nats_system_url", &self.nats_system_url)
             .field("database_url", &"***")
             .field("s3", &self.s3)
+            .field("master_keys_file", &self.master_keys_file)
             .finish()
     }
 }
@@ -72,6 +87,8 @@ pub struct Existing {
     pub database_url: Option<String>,
     /// An S3 endpoint; the bucket is made if it is missing.
     pub s3: Option<ObjectStore>,
+    /// A file with master keys.
+    pub master_keys_file: Option<String>,
 }
 
 impl fmt::Debug for Existing {
@@ -87,8 +104,8 @@ impl fmt::Debug for Existing {
 
 impl Existing {
     /// `NATS_URL` with its `NATS_SYNC` and `NATS_SYSTEM_URL`, `DATABASE_URL`, and `S3_ENDPOINT`
-    /// with its `S3_REGION`, `S3_BUCKET`, `S3_ACCESS_KEY` and `S3_SECRET_KEY`, as far as they are
-    /// set.
+    /// with its `S3_REGION`, `S3_BUCKET`, `S3_ACCESS_KEY` and `S3_SECRET_KEY`, and
+    /// `MASTER_KEYS_FILE`, as far as they are set.
     ///
     /// # Errors
     /// When `S3_ENDPOINT` stands without the keys that it needs.
@@ -100,6 +117,7 @@ impl Existing {
             nats_system_url: set("NATS_SYSTEM_URL").map(Secret::new),
             database_url: set("DATABASE_URL"),
             s3: ObjectStore::from_env()?,
+            master_keys_file: set("MASTER_KEYS_FILE"),
         })
     }
 }

@@ -47,12 +47,15 @@ pub use testing::{testing, testing_with};
 pub use wait::{TimedOut, wait_for};
 
 use data_dir::DataDir;
-use infra::config::ObjectStore;
+use infra::{config::ObjectStore, sealing::MasterKeys};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 /// The bucket that the stack's own S3 endpoint has from the start.
 pub const BUCKET: &str = infra::config::BUCKET;
+
+/// The file with master keys, in the data directory.
+const MASTER_KEYS: &str = "master-keys";
 
 /// When the servers let a write count as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,6 +193,7 @@ impl Stack {
             nats_system_url: nats.1.system_url,
             database_url: postgres.1,
             s3: s3.1,
+            master_keys_file: master_keys(&options, &data_dir)?,
         };
         Ok(Self {
             nats: nats.0,
@@ -269,6 +273,26 @@ impl Stack {
         }
         Ok(())
     }
+}
+
+/// The file with master keys that is given, or the data directory's own, made if it is missing.
+fn master_keys(options: &StackOptions, data_dir: &DataDir) -> Result<String, Error> {
+    if let Some(given) = &options.existing.master_keys_file {
+        return Ok(given.clone());
+    }
+    let file = data_dir.path().join(MASTER_KEYS);
+    if !file.exists() {
+        let name = infra::clock::fresh_id().simple().to_string();
+        let made = MasterKeys::fresh_line(&name).map_err(std::io::Error::other);
+        made.and_then(|line| data_dir::write_secret(&file, line.as_bytes()))
+            .map_err(Error::io("cannot write", &file))?;
+    }
+    Ok(file.display().to_string())
+}
+
+/// The file with the master keys of the stack on this data directory.
+pub fn master_keys_file(data_dir: &std::path::Path) -> PathBuf {
+    data_dir.join(MASTER_KEYS)
 }
 
 /// The S3 settings of the stack's own endpoint.

@@ -124,7 +124,7 @@ fn accepted(history: &History) -> Vec<Violation> {
                     cancelled.insert(id);
                 }
             }
-            Events::Unreadable(_) => {}
+            Events::Erased | Events::Unreadable(_) => {}
         }
     }
     let mut found = Vec::new();

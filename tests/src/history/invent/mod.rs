@@ -211,7 +211,7 @@ impl System {
         let ids = queries.map(|commit| commit.aggregate.id);
         ids.filter(|id| match self.state(*id) {
             query::Query::Asked { status, .. } => !status.is_final(),
-            query::Query::Absent => false,
+            query::Query::Absent | query::Query::Erased => false,
         })
         .collect()
     }

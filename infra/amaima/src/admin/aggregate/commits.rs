@@ -1,10 +1,14 @@
 use super::{Connection, Error};
 use async_nats::header;
+use bytes::Bytes;
 use domain::{
     Timestamp,
     subject::{self, Aggregate, Kind},
 };
-use infra::direct_get::{self, Stored};
+use infra::{
+    direct_get::{self, Stored},
+    sealing::Opened,
+};
 use uuid::Uuid;
 
 /// The aggregate that was asked for.
@@ -50,6 +54,8 @@ impl Named {
 #[derive(Debug)]
 pub(super) struct Commit {
     pub stored: Stored,
+    /// Whether its person was erased, so that nobody can read it; the payload is empty then.
+    pub erased: bool,
     /// When the server stored it.
     pub at: Option<Timestamp>,
 }
@@ -73,10 +79,22 @@ pub(super) async fn read(connection: &Connection, named: &Named) -> Result<Vec<C
             named.aggregate.id
         )));
     }
-    let commits = stored.into_iter().map(|stored| {
+    let mut commits = Vec::with_capacity(stored.len());
+    for mut stored in stored {
         let at = stored.headers.get(header::NATS_TIME_STAMP);
         let at = at.and_then(|at| Timestamp::parse(at.as_str()).ok());
-        Commit { stored, at }
-    });
-    Ok(commits.collect())
+        let headers = Some(&stored.headers);
+        let opened = connection
+            .keys
+            .open(&named.subject, headers, &stored.payload)
+            .await
+            .map_err(Error::failed(format!("the commit {}", stored.seq)))?;
+        let erased = opened == Opened::Erased;
+        stored.payload = match opened {
+            Opened::Text(payload) => payload,
+            Opened::Erased => Bytes::new(),
+        };
+        commits.push(Commit { stored, erased, at });
+    }
+    Ok(commits)
 }

@@ -30,6 +30,8 @@ struct Row {
     causation: Option<String>,
     /// Whether this version of the program understands it.
     readable: bool,
+    /// Whether its person was erased, so that nobody can read it.
+    erased: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<Value>,
 }
@@ -74,7 +76,8 @@ fn row(named: &Named, commit: &Commit, events: bool) -> Row {
         request_id: commit.header(header::REQUEST_ID),
         causation: commit.header(header::CAUSATION_ID),
         readable: state::fold(named, std::slice::from_ref(commit)).is_ok(),
-        events: events.then(payload),
+        erased: commit.erased,
+        events: (events && !commit.erased).then(payload),
     }
 }
 
@@ -86,6 +89,9 @@ impl fmt::Display for Report {
         for row in &self.commits {
             let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
             let mut types = row.types.join(", ");
+            if row.erased {
+                types.push_str(" (erased)");
+            }
             if !row.readable {
                 types.push_str(" (UNREADABLE)");
             }

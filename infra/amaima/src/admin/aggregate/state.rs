@@ -68,6 +68,10 @@ pub(super) fn fold(named: &Named, commits: &[Commit]) -> Result<Value, Undecodab
 fn fold_as<A: Aggregate>(named: &Named, commits: &[Commit]) -> Result<Value, Undecodable> {
     let mut state = A::default();
     for commit in commits {
+        if commit.erased {
+            state = state.erased();
+            continue;
+        }
         let events: Vec<A::Event> = commit::decode(&named.subject, &commit.stored.payload)?;
         state = events.iter().fold(state, A::evolve);
     }

@@ -9,6 +9,7 @@ use domain::{
     subject,
 };
 use futures_util::StreamExt;
+use infra::sealing::Opened;
 use serde::Serialize;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -38,6 +39,8 @@ struct Report {
     from: u64,
     to: u64,
     commits: u64,
+    /// Commits of persons who were erased: nothing follows from them.
+    erased: u64,
     /// Commits that this version cannot read: they would be parked.
     unreadable: u64,
     first_unreadable: Option<String>,
@@ -69,6 +72,7 @@ pub(super) async fn run(
         from: options.from.max(1),
         to,
         commits: 0,
+        erased: 0,
         unreadable: 0,
         first_unreadable: None,
         reactions: Reaction::NAMES
@@ -106,7 +110,12 @@ pub(super) async fn run(
             if seq > to {
                 break;
             }
-            report.take(&message, seq, options.list, output);
+            let opened = connection
+                .keys
+                .open(&message.subject, message.headers.as_ref(), &message.payload)
+                .await
+                .map_err(Error::failed(format!("the commit {seq}")))?;
+            report.take(&message, &opened, seq, options.list, output);
             progress.at(seq - report.from + 1);
             if seq == to || pending == 0 {
                 break;
@@ -119,11 +128,22 @@ pub(super) async fn run(
 }
 
 impl Report {
-    fn take(&mut self, message: &Message, seq: u64, list: bool, output: &mut Output<'_>) {
+    fn take(
+        &mut self,
+        message: &Message,
+        opened: &Opened,
+        seq: u64,
+        list: bool,
+        output: &mut Output<'_>,
+    ) {
         self.commits += 1;
+        let Opened::Text(payload) = opened else {
+            self.erased += 1;
+            return;
+        };
         // What timers would be set to is told with the usual life of a query.
         let settings = Settings::default();
-        let reactions = match policy::react(&message.subject, &message.payload, &settings) {
+        let reactions = match policy::react(&message.subject, payload, &settings) {
             Ok(reactions) => reactions,
             Err(error) => {
                 self.unreadable += 1;
@@ -168,6 +188,7 @@ fn detail(reaction: &Reaction) -> String {
         Reaction::Revoke { key, ttl_secs } => format!("{key} for {ttl_secs} s"),
         Reaction::SetTimer { timer, at } => format!("{} at {at}", timer.set_subject()),
         Reaction::ClearTimer { timer } => timer.set_subject(),
+        Reaction::Erase { account } => format!("everything about {account}"),
         Reaction::Command { body, .. } => body.name().to_owned(),
     }
 }
@@ -194,6 +215,9 @@ impl fmt::Display for Report {
             table.row([(*name).to_owned(), count.to_string()]);
         }
         write!(f, "{table}")?;
+        if self.erased > 0 {
+            writeln!(f, "\n{} are of persons who were erased", self.erased)?;
+        }
         if let Some(first) = &self.first_unreadable {
             writeln!(
                 f,

@@ -1,0 +1,266 @@
+//! What sealing costs: the same commands and the same log with and without it, in turns.
+//!
+//! `cargo bench -p tests --bench sealing`. Two stacks run side by side, and rounds alternate between
+//! them. Appending: commands of a hundred persons through command-svc, 64 in flight, while the
+//! policies are held. Replaying: an instance of projection-svc folds the whole log into an empty
+//! database. Medians, and sealed over plain as a ratio; then what the log takes on the disk.
+//! `AMAIMA_COMMITS` and `AMAIMA_EVENTS` change the sizes.
+
+use amaima::stack::{self, SyncMode, wait_for};
+use async_nats::{datetime, jetstream};
+use domain::{
+    Actor,
+    id::{AccountId, CommandId, QueryId},
+    query::Submission,
+    subject,
+    wire::command::{Body, Reply, Request, Via},
+};
+use futures_util::{StreamExt, stream};
+use infra::{
+    bus::Commands,
+    clock, config,
+    lifecycle::Lifecycle,
+    sealing::{Keyring, Sealing},
+};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use tests::{
+    commits::{self, History},
+    projections::Bench,
+};
+
+const ROUNDS: usize = 5;
+const IN_FLIGHT: usize = 64;
+const PERSONS: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A stack, sealed or not.
+struct Side {
+    bench: Bench,
+    sealing: Sealing,
+    commands: Commands,
+    lifecycle: Lifecycle,
+    persons: Vec<AccountId>,
+}
+
+impl Side {
+    async fn start(sync: SyncMode, sealed: bool) -> anyhow::Result<Self> {
+        let stack = stack::testing_with(|options| {
+            options.sync = sync;
+            options.disposable = false;
+        });
+        let bench = Bench::on(stack.await?).await;
+        let endpoints = bench.stack.endpoints();
+        let sealing = match sealed {
+            true => endpoints.sealing()?,
+            false => Sealing::Off,
+        };
+        let commands = command_svc::Config::at(endpoints.nats(), sealing.clone());
+        let (lifecycle, persons) = (Lifecycle::new(), std::iter::repeat_with(clock::fresh_id));
+        let side = Self {
+            commands: Commands::new(bench.client.clone()),
+            persons: persons.take(PERSONS).map(AccountId::new).collect(),
+            lifecycle,
+            sealing,
+            bench,
+        };
+        let life = side.lifecycle.clone();
+        side.lifecycle.spawn("command-svc", async move {
+            if let Err(error) = command_svc::run(commands, life).await {
+                say(&format!("command-svc: {error}"));
+            }
+        });
+        // Everybody has a key from here on.
+        for index in 0..PERSONS {
+            wait_for("command-svc", PATIENCE, || side.submit(index))
+                .await
+                .map_err(anyhow::Error::msg)?;
+        }
+        side.hold().await?;
+        Ok(side)
+    }
+
+    /// Policies do nothing meanwhile.
+    async fn hold(&self) -> anyhow::Result<()> {
+        let context = jetstream::new(self.bench.client.clone());
+        let log = context.get_stream_no_info(subject::EVENTS).await?;
+        let until = datetime::add_std_duration(datetime::now(), PATIENCE * 60)
+            .map_err(|error| anyhow::anyhow!(error))?;
+        log.pause_consumer("policies", until).await?;
+        Ok(())
+    }
+
+    async fn submit(&self, index: usize) -> anyhow::Result<()> {
+        let request = Request {
+            id: CommandId::new(clock::fresh_id()),
+            actor: Actor::User(self.persons[index % PERSONS]),
+            request_id: "req_0123456789ab".into(),
+            traceparent: None,
+            deadline: clock::now().plus_millis(30_000),
+            fingerprint: None,
+            body: Body::SubmitQuery {
+                query: QueryId::new(clock::fresh_id()),
+                named: true,
+                via: Via::Socket,
+                submission: Submission {
+                    text: "What is a projection here, and why is it kept apart?".into(),
+                    operation: "general".into(),
+                    file_ids: vec![],
+                    context: None,
+                    reference: None,
+                },
+            },
+        };
+        match self.commands.send(&request).await {
+            Reply::Accepted { .. } => Ok(()),
+            other => anyhow::bail!("not accepted: {other:?}"),
+        }
+    }
+
+    /// Commits per second of one round.
+    async fn append(&self, count: usize) -> anyhow::Result<f64> {
+        let began = Instant::now();
+        let mut calls = stream::iter(0..count)
+            .map(|index| self.submit(index))
+            .buffer_unordered(IN_FLIGHT);
+        while let Some(done) = calls.next().await {
+            done?;
+        }
+        Ok(count as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// Puts a log of this many events in place of what the rounds have written.
+    async fn refill(&self, count: usize) -> anyhow::Result<u64> {
+        let context = jetstream::new(self.bench.client.clone());
+        for stream in [
+            subject::JOBS,
+            subject::TOKENS,
+            subject::TIMERS,
+            subject::EVENTS,
+        ] {
+            context.delete_stream(stream).await?;
+        }
+        let nats = self.bench.stack.endpoints().nats();
+        infra::jetstream::prepare(&self.bench.client, &nats).await?;
+        let keys = Keyring::new(&self.bench.client, self.sealing.clone());
+        let mut random = History::new(1);
+        let mut parts = Vec::with_capacity(count + 2);
+        while parts.len() < count {
+            let command = random.command();
+            parts.extend(commits::sealed(&keys, random.concerned(), command).await?);
+        }
+        commits::write(&self.bench.client, parts).await
+    }
+
+    /// Events per second of one round, from the first that is seen in the rows to the last.
+    async fn replay(&mut self, round: usize, last: u64) -> anyhow::Result<f64> {
+        let url = self.bench.stack.database(&format!("round_{round}")).await?;
+        self.bench.pool = sqlx::PgPool::connect(&url).await?;
+        let life = self.bench.run(projection_svc::Config {
+            postgres: config::Postgres::at(&url),
+            sealing: self.sealing.clone(),
+            ..self.bench.config()
+        });
+        let mut first: Option<(Instant, i64)> = None;
+        let rate = loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let seq = sqlx::query_scalar("SELECT min(seq) FROM rm.checkpoint");
+            // Until they are made the tables are not there.
+            let Ok(seq) = seq.fetch_one(&self.bench.pool).await else {
+                continue;
+            };
+            let seq: i64 = seq;
+            match first {
+                None if seq > 0 => first = Some((Instant::now(), seq)),
+                Some((began, at)) if seq >= i64::try_from(last)? => {
+                    break (seq - at) as f64 / began.elapsed().as_secs_f64();
+                }
+                _ => {}
+            }
+        };
+        life.stop(Duration::from_secs(10)).await;
+        Ok(rate)
+    }
+
+    fn log_bytes(&self) -> anyhow::Result<u64> {
+        let streams = self
+            .bench
+            .stack
+            .data_dir()
+            .join("nats/jetstream/$G/streams");
+        bytes(&streams.join(subject::EVENTS).join("msgs"))
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let commits: usize = config::parsed("AMAIMA_COMMITS", 10_000)?;
+    let events: usize = config::parsed("AMAIMA_EVENTS", 200_000)?;
+    say(&format!(
+        "{commits} commits and {events} events a round, medians of {ROUNDS}\n\
+         mode | what | plain | sealed | ratio"
+    ));
+    for (name, sync) in [("relaxed", SyncMode::Relaxed), ("synced", SyncMode::Always)] {
+        let mut sides = [
+            Side::start(sync, false).await?,
+            Side::start(sync, true).await?,
+        ];
+        let mut rates = [vec![], vec![]];
+        for _ in 0..ROUNDS {
+            for (side, rates) in sides.iter().zip(&mut rates) {
+                rates.push(side.append(commits).await?);
+            }
+        }
+        tell(name, "append, commits/s", rates);
+        let mut lasts = Vec::new();
+        for side in &sides {
+            side.lifecycle.stop(PATIENCE).await;
+            lasts.push(side.refill(events).await?);
+        }
+        let mut rates = [vec![], vec![]];
+        for round in 0..ROUNDS {
+            for ((side, rates), last) in sides.iter_mut().zip(&mut rates).zip(&lasts) {
+                rates.push(side.replay(round, *last).await?);
+            }
+        }
+        tell(name, "replay, events/s", rates);
+        let sizes = [sides[0].log_bytes()?, sides[1].log_bytes()?];
+        tell(
+            name,
+            "log on the disk, bytes",
+            sizes.map(|size| vec![size as f64]),
+        );
+        for side in sides {
+            side.bench.stack.stop().await?;
+        }
+    }
+    Ok(())
+}
+
+fn tell(mode: &str, what: &str, figures: [Vec<f64>; 2]) {
+    let [plain, sealed] = figures.map(median);
+    say(&format!(
+        "{mode} | {what} | {plain:.0} | {sealed:.0} | {:.2}",
+        sealed / plain
+    ));
+}
+
+fn bytes(directory: &Path) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for file in std::fs::read_dir(directory)? {
+        sum += file?.metadata()?.len();
+    }
+    Ok(sum)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn say(line: &str) {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{line}").ok();
+}
