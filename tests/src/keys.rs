@@ -40,7 +40,14 @@ impl Kept {
     /// # Panics
     /// When they do not start.
     pub async fn other_machine(&self) -> Stack {
-        let stack = stack::testing().await.expect("the servers start");
+        self.brought_to(stack::testing().await.expect("the servers start"))
+    }
+
+    /// These servers, with the master keys.
+    ///
+    /// # Panics
+    /// When they cannot be written.
+    pub fn brought_to(&self, stack: Stack) -> Stack {
         fs::copy(self.masters(), &stack.endpoints().master_keys_file).expect("copied");
         stack
     }

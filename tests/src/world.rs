@@ -15,6 +15,7 @@ use infra::{
     lifecycle::Lifecycle,
     sealing::{Keyring, Sealing},
 };
+use projection_svc::archiver;
 use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
@@ -90,6 +91,8 @@ pub struct Options {
     pub query_life_secs: Option<u32>,
     /// Have services in this process copy the log as well.
     pub copying: bool,
+    /// How often it is copied, where that is not as often as tests like it.
+    pub copy_every: Option<Duration>,
     /// Have services that are processes keep everything as it is, unsealed.
     pub unsealed: bool,
 }
@@ -195,7 +198,9 @@ impl World {
         let sealing = self.stack.endpoints().sealing().expect("master keys");
         let commands = commands(&nats, sealing.clone(), options);
         let mut projections = projection_svc::Config::at(nats, sealing, postgres);
-        projections.archive = options.copying.then(|| archive::config(&self.stack));
+        let every = options.copy_every.unwrap_or(archive::EVERY);
+        let store = self.stack.endpoints().s3.clone();
+        projections.archive = options.copying.then_some(archiver::Config { store, every });
         let life = &self.lifecycle;
         let each = life.clone();
         life.spawn("command-svc", async move {
