@@ -2,7 +2,7 @@
 //! `amaima up` fills the same structs directly.
 
 use serde::Deserialize;
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// A setting in the environment is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +85,15 @@ pub struct Nats {
     /// The same server as a user of its system account, who may ask it whether it does.
     #[serde(default)]
     pub system_url: Option<Secret>,
+    /// The same server as the user who alone may purge the log; for projection-svc.
+    #[serde(default)]
+    pub purge_url: Option<Secret>,
     /// Whether the operator vouches for it, where no system account can be asked.
     #[serde(default)]
     pub sync_unchecked: bool,
+    /// Whether a log that is made is one that queries may leave long after they have ended.
+    #[serde(default)]
+    pub bounded: bool,
 }
 
 const fn one() -> usize {
@@ -102,12 +108,14 @@ impl Nats {
             replicas: 1,
             sync: Sync::Relaxed,
             system_url: None,
+            purge_url: None,
             sync_unchecked: false,
+            bounded: false,
         }
     }
 
-    /// `NATS_URL`, `NATS_REPLICAS`, `NATS_SYNC` (`always` or `relaxed`), `NATS_SYSTEM_URL` and
-    /// `NATS_SYNC_UNCHECKED`.
+    /// `NATS_URL`, `NATS_REPLICAS`, `NATS_SYNC` (`always` or `relaxed`), `NATS_SYSTEM_URL`,
+    /// `NATS_PURGE_URL`, `NATS_SYNC_UNCHECKED` and [`keep_from_env`].
     ///
     /// # Errors
     /// When one of them cannot be read.
@@ -116,11 +124,25 @@ impl Nats {
             url: Secret::new(text("NATS_URL", "nats://127.0.0.1:4222")),
             replicas: parsed("NATS_REPLICAS", 1)?,
             sync: parsed("NATS_SYNC", Sync::Always)?,
-            system_url: Some(Secret::new(text("NATS_SYSTEM_URL", "")))
-                .filter(|url| !url.expose().is_empty()),
+            system_url: secret("NATS_SYSTEM_URL"),
+            purge_url: secret("NATS_PURGE_URL"),
             sync_unchecked: parsed("NATS_SYNC_UNCHECKED", false)?,
+            bounded: keep_from_env()?.is_some(),
         })
     }
+}
+
+/// `LOG_KEEP_DAYS`: how long a query stays in the log after its end; `None` means for ever.
+///
+/// # Errors
+/// When it is no such time.
+pub fn keep_from_env() -> Result<Option<Duration>, Error> {
+    let days: f64 = parsed("LOG_KEEP_DAYS", 0.0)?;
+    let keep = Duration::try_from_secs_f64(days * 86_400.0).map_err(|_| Error {
+        name: "LOG_KEEP_DAYS",
+        reason: "it is a number of days, or 0 for ever".to_owned(),
+    })?;
+    Ok(Some(keep).filter(|keep| !keep.is_zero()))
 }
 
 /// How to reach PostgreSQL.
@@ -199,6 +221,11 @@ impl ObjectStore {
             secret_key: Secret::new(needed("S3_SECRET_KEY")?),
         }))
     }
+}
+
+/// The variable's text as a secret, unless it is absent or empty.
+fn secret(name: &str) -> Option<Secret> {
+    Some(Secret::new(text(name, ""))).filter(|secret| !secret.expose().is_empty())
 }
 
 /// The variable's text, or the default where it is absent or empty.

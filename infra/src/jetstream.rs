@@ -96,9 +96,13 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
         });
     }
     let context = jetstream::new(client.clone());
-    demand_log(&context).await?;
-    demand_keys(&context).await?;
-    for (name, config) in streams(nats) {
+    let log = log_as_made(&context).await?;
+    demand_keys(&context, log.as_ref()).await?;
+    for (name, mut config) in streams(nats) {
+        if let (subject::EVENTS, Some(log)) = (name, &log) {
+            // The server does not take this back, and it says whether something may have left.
+            config.deny_purge = log.deny_purge;
+        }
         let info = context
             .create_or_update_stream(config.clone())
             .await
@@ -132,54 +136,51 @@ pub async fn prepare_keys(client: &Client, nats: &config::Nats) -> Result<(), Er
     check(name, &config, &info.config)
 }
 
-/// A server that finds a damaged block at its start may leave the whole stream out, and a stream of
-/// that name that is made then takes the place of its files. So the log is made only where nothing
-/// is: it is always made before the other streams.
-async fn demand_log(context: &jetstream::Context) -> Result<(), Error> {
-    if exists(context, subject::EVENTS).await? {
-        return Ok(());
+/// How the log was made, if it is there. A server that finds a damaged block at its start may leave
+/// the whole stream out, and a stream of that name that is made then takes the place of its files.
+/// So the log is made only where nothing is: it is always made before the other streams.
+async fn log_as_made(context: &jetstream::Context) -> Result<Option<Config>, Error> {
+    if let Some(log) = look_up(context, subject::EVENTS).await? {
+        return Ok(Some(log));
     }
     for other in [subject::JOBS, subject::TOKENS, subject::TIMERS] {
-        // Somebody else may have made both between the two questions.
-        if exists(context, other).await? && !exists(context, subject::EVENTS).await? {
-            return Err(Error::LogLost { other });
+        if look_up(context, other).await?.is_some() {
+            // Somebody else may have made both between the two questions.
+            let log = look_up(context, subject::EVENTS).await?;
+            return log.map(Some).ok_or(Error::LogLost { other });
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The keys are made before the log is marked as sealed.
-async fn demand_keys(context: &jetstream::Context) -> Result<(), Error> {
-    if !exists(context, subject::KEYS).await? && is_sealed(context).await? {
-        // Somebody else may have made them meanwhile.
-        if !exists(context, subject::KEYS).await? {
-            return Err(Error::KeysLost);
-        }
+async fn demand_keys(context: &jetstream::Context, log: Option<&Config>) -> Result<(), Error> {
+    let is_sealed = log.is_some_and(|log| log.metadata.contains_key(SEALED));
+    if is_sealed && look_up(context, subject::KEYS).await?.is_none() {
+        return Err(Error::KeysLost);
     }
     Ok(())
 }
 
-/// Whether the log may hold sealed commits.
-async fn is_sealed(context: &jetstream::Context) -> Result<bool, Error> {
-    let Ok(stream) = context.get_stream_no_info(subject::EVENTS).await else {
-        return Ok(false);
+async fn look_up(context: &jetstream::Context, name: &str) -> Result<Option<Config>, Error> {
+    let Ok(stream) = context.get_stream_no_info(name).await else {
+        return Ok(None);
     };
     match stream.get_info().await {
-        Ok(info) => Ok(info.config.metadata.contains_key(SEALED)),
-        Err(error) if is_not_found(&error) => Ok(false),
+        Ok(info) => Ok(Some(info.config)),
+        Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(Error::Lookup(error)),
     }
 }
 
-async fn exists(context: &jetstream::Context, name: &str) -> Result<bool, Error> {
-    let Ok(stream) = context.get_stream_no_info(name).await else {
-        return Ok(false);
-    };
-    match stream.get_info().await {
-        Ok(_) => Ok(true),
-        Err(error) if is_not_found(&error) => Ok(false),
-        Err(error) => Err(Error::Lookup(error)),
-    }
+/// Whether the log is one that queries may leave long after they have ended. That is decided when it
+/// is made, and stays.
+///
+/// # Errors
+/// When that cannot be said now.
+pub async fn is_bounded(context: &jetstream::Context) -> Result<bool, Error> {
+    let log = look_up(context, subject::EVENTS).await?;
+    Ok(log.is_some_and(|log| !log.deny_purge))
 }
 
 /// Whether the server says that there is no such stream.
@@ -200,7 +201,7 @@ pub fn streams(nats: &config::Nats) -> [(&'static str, Config); 5] {
     ]
 }
 
-/// The log. Nothing leaves it, nothing is refused silently.
+/// The log. Nothing is refused silently, and nothing leaves it but what a bounded one lets go.
 pub(crate) fn events(nats: &config::Nats) -> Config {
     Config {
         name: subject::EVENTS.into(),
@@ -214,7 +215,7 @@ pub(crate) fn events(nats: &config::Nats) -> Config {
         allow_direct: true,
         allow_atomic_publish: true,
         deny_delete: true,
-        deny_purge: true,
+        deny_purge: !nats.bounded,
         compression: Some(Compression::S2),
         metadata: HashMap::from([(SEALED.to_owned(), "1".to_owned())]),
         ..Config::default()
@@ -387,7 +388,6 @@ pub fn promises(wanted: &Config, made: &Config) -> Vec<(&'static str, bool)> {
         ("no_ack", !made.no_ack),
         ("sealed", !made.sealed),
         ("deny_delete", made.deny_delete || !wanted.deny_delete),
-        ("deny_purge", made.deny_purge || !wanted.deny_purge),
         ("allow_rollup", wanted.allow_rollup || !made.allow_rollup),
         ("allow_direct", made.allow_direct || !wanted.allow_direct),
         (
@@ -407,6 +407,15 @@ pub fn promises(wanted: &Config, made: &Config) -> Vec<(&'static str, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_lets_nothing_go_where_it_was_not_made_for_that() {
+        let mut nats = config::Nats::at("");
+        assert!(events(&nats).deny_purge);
+        nats.bounded = true;
+        let bounded = events(&nats);
+        assert!(!bounded.deny_purge && bounded.deny_delete);
+    }
 
     fn weaker(change: impl FnOnce(&mut Config)) -> Option<&'static str> {
         let wanted = events(&config::Nats::at(""));
@@ -435,7 +444,6 @@ mod tests {
         );
         assert_eq!(weaker(|made| made.max_age = REPLAY), Some("max_age"));
         assert_eq!(weaker(|made| made.deny_delete = false), Some("deny_delete"));
-        assert_eq!(weaker(|made| made.deny_purge = false), Some("deny_purge"));
         assert_eq!(weaker(|made| made.no_ack = true), Some("no_ack"));
         let direct = weaker(|made| made.allow_direct = false);
         assert_eq!(direct, Some("allow_direct"));

@@ -141,6 +141,7 @@ fn configs(stack: &Stack, options: &Options) -> anyhow::Result<Configs> {
         url: Secret::new(&endpoints.nats_url),
         sync: endpoints.nats_sync,
         system_url: endpoints.nats_system_url.clone(),
+        purge_url: endpoints.nats_purge_url.clone(),
         ..config::Nats::from_env()?
     };
     let postgres = config::Postgres {

@@ -231,6 +231,7 @@ async fn given_servers_are_used_and_left_alone() -> Result<()> {
         nats_url: Some(given.endpoints().nats_url.clone()),
         nats_sync: given.endpoints().nats_sync,
         nats_system_url: given.endpoints().nats_system_url.clone(),
+        nats_purge_url: given.endpoints().nats_purge_url.clone(),
         database_url: Some(given.endpoints().database_url.clone()),
         s3: Some(given.endpoints().s3.clone()),
     };

@@ -7,6 +7,7 @@ mod batches;
 mod conflicts;
 mod duplicates;
 mod failover;
+mod purging;
 mod reads;
 mod republish;
 mod writing;

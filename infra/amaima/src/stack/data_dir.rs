@@ -29,6 +29,8 @@ pub(super) struct State {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats_system_password: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_purge_password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres_port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub s3_port: Option<u16>,

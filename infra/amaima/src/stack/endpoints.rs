@@ -16,6 +16,8 @@ pub struct Endpoints {
     pub nats_sync: Sync,
     /// The same server as the user who may ask it whether they are; of the own server only.
     pub nats_system_url: Option<Secret>,
+    /// The same server as the user who alone may purge the log; of the own server only.
+    pub nats_purge_url: Option<Secret>,
     /// `postgres://amaima:<password>@127.0.0.1:<port>/amaima`, a superuser of the own server.
     pub database_url: String,
     /// Endpoint, bucket and keys.
@@ -30,6 +32,7 @@ impl Endpoints {
         Nats {
             sync: self.nats_sync,
             system_url: self.nats_system_url.clone(),
+            purge_url: self.nats_purge_url.clone(),
             ..Nats::at(&self.nats_url)
         }
     }
@@ -43,12 +46,14 @@ impl Endpoints {
     }
 
     /// The same as variables of the environment, as every service reads them.
-    pub fn env(&self) -> [(&'static str, &str); 10] {
+    pub fn env(&self) -> [(&'static str, &str); 11] {
         let system_url = self.nats_system_url.as_ref().map_or("", Secret::expose);
+        let purge_url = self.nats_purge_url.as_ref().map_or("", Secret::expose);
         [
             ("NATS_URL", &self.nats_url),
             ("NATS_SYNC", self.nats_sync.as_str()),
             ("NATS_SYSTEM_URL", system_url),
+            ("NATS_PURGE_URL", purge_url),
             ("DATABASE_URL", &self.database_url),
             ("S3_ENDPOINT", &self.s3.endpoint),
             ("S3_REGION", &self.s3.region),
@@ -67,6 +72,7 @@ impl fmt::Debug for Endpoints {
             .field("nats_url", &self.nats_url)
             .field("nats_sync", &self.nats_sync)
             .field("nats_system_url", &self.nats_system_url)
+            .field("nats_purge_url", &self.nats_purge_url)
             .field("database_url", &"***")
             .field("s3", &self.s3)
             .field("master_keys_file", &self.master_keys_file)
@@ -83,6 +89,8 @@ pub struct Existing {
     pub nats_sync: Sync,
     /// The same server as a user who may ask it whether they are.
     pub nats_system_url: Option<Secret>,
+    /// The same server as the user who alone may purge the log.
+    pub nats_purge_url: Option<Secret>,
     /// A PostgreSQL database (15 or newer).
     pub database_url: Option<String>,
     /// An S3 endpoint; the bucket is made if it is missing.
@@ -103,8 +111,8 @@ impl fmt::Debug for Existing {
 }
 
 impl Existing {
-    /// `NATS_URL` with its `NATS_SYNC` and `NATS_SYSTEM_URL`, `DATABASE_URL`, and `S3_ENDPOINT`
-    /// with its `S3_REGION`, `S3_BUCKET`, `S3_ACCESS_KEY` and `S3_SECRET_KEY`, and
+    /// `NATS_URL` with its `NATS_SYNC`, `NATS_SYSTEM_URL` and `NATS_PURGE_URL`, `DATABASE_URL`,
+    /// `S3_ENDPOINT` with its `S3_REGION`, `S3_BUCKET`, `S3_ACCESS_KEY` and `S3_SECRET_KEY`, and
     /// `MASTER_KEYS_FILE`, as far as they are set.
     ///
     /// # Errors
@@ -115,6 +123,7 @@ impl Existing {
             nats_url: set("NATS_URL"),
             nats_sync: infra::config::parsed("NATS_SYNC", Sync::Always)?,
             nats_system_url: set("NATS_SYSTEM_URL").map(Secret::new),
+            nats_purge_url: set("NATS_PURGE_URL").map(Secret::new),
             database_url: set("DATABASE_URL"),
             s3: ObjectStore::from_env()?,
             master_keys_file: set("MASTER_KEYS_FILE"),

@@ -191,6 +191,7 @@ impl Stack {
             nats_url: nats.1.url.expose().to_owned(),
             nats_sync: nats.1.sync,
             nats_system_url: nats.1.system_url,
+            nats_purge_url: nats.1.purge_url,
             database_url: postgres.1,
             s3: s3.1,
             master_keys_file: master_keys(&options, &data_dir)?,

@@ -25,6 +25,9 @@ const CONFIGURATION: &str = include_str!("../../../deploy/nats.conf");
 /// The user who may ask a server for its settings, which `nats.conf` includes here.
 const SYSTEM_ACCOUNT: &str = include_str!("../../../deploy/nats-system.conf");
 
+/// The user who alone may take messages out of the log, likewise.
+const PURGE_USER: &str = include_str!("../../../deploy/nats-purge.conf");
+
 const SYNC_ALWAYS: &str = "sync_interval: always";
 /// In quotes: the server reads a bare 2m as two millions (of seconds).
 const SYNC_RELAXED: &str = "sync_interval: \"2m\"";
@@ -37,6 +40,8 @@ pub(super) struct Nats {
     store: PathBuf,
     /// The password of the user in [`SYSTEM_ACCOUNT`].
     system_password: String,
+    /// The password of the user in [`PURGE_USER`].
+    purge_password: String,
     /// Tells our server from one of somebody else on the same port.
     name: String,
     port: u16,
@@ -67,6 +72,7 @@ pub(super) async fn start(
         let nats = config::Nats {
             sync: options.existing.nats_sync,
             system_url: options.existing.nats_system_url.clone(),
+            purge_url: options.existing.nats_purge_url.clone(),
             ..config::Nats::at(url)
         };
         return Ok((server, nats));
@@ -87,16 +93,21 @@ pub(super) async fn start(
     if let Some(password) = data_dir.state().nats_system_password {
         nats.system_password = password;
     }
+    if let Some(password) = data_dir.state().nats_purge_password {
+        nats.purge_password = password;
+    }
     let candidates = ports::candidates(options.ports.nats, data_dir.state().nats_port);
     nats.port = ports::launch_on_first_free(candidates, |port| nats.launch(port)).await?;
     data_dir.update(|state| {
         state.nats_port = Some(nats.port);
         state.nats_system_password = Some(nats.system_password.clone());
+        state.nats_purge_password = Some(nats.purge_password.clone());
     })?;
     progress.say(program.answering(nats.port, begun));
     let config = config::Nats {
         sync: options.sync.into(),
-        system_url: Some(nats.system_url()),
+        system_url: Some(nats.url_of("amaima-check", &nats.system_password)),
+        purge_url: Some(nats.url_of("amaima-purge", &nats.purge_password)),
         ..config::Nats::at(&url(nats.port))
     };
     Ok((Server::new(ServerKind::Nats, Body::Nats(nats)), config))
@@ -117,8 +128,8 @@ impl Nats {
             program,
             store: directory.clone(),
             directory,
-            // A letter first, since the server would read digits as a number.
-            system_password: format!("p{}", Uuid::new_v4().simple()),
+            system_password: fresh_password(),
+            purge_password: fresh_password(),
             name: format!("amaima-{}", Uuid::new_v4().simple()),
             port: 0,
             membership: None,
@@ -133,9 +144,9 @@ impl Nats {
         self.launch(port).await
     }
 
-    fn system_url(&self) -> Secret {
-        let (password, port) = (&self.system_password, self.port);
-        Secret::new(format!("nats://amaima-check:{password}@127.0.0.1:{port}"))
+    fn url_of(&self, user: &str, password: &str) -> Secret {
+        let port = self.port;
+        Secret::new(format!("nats://{user}:{password}@127.0.0.1:{port}"))
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -179,6 +190,7 @@ impl Nats {
             .arg("--store_dir")
             .arg(&self.store)
             .env("NATS_SYSTEM_PASSWORD", &self.system_password)
+            .env("NATS_PURGE_PASSWORD", &self.purge_password)
             .arg("--pid")
             .arg(self.directory.join("nats.pid"))
             .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
@@ -247,8 +259,17 @@ fn prepare(directory: &Path, sync: SyncMode) -> Result<(), Error> {
         fs::write(&file, text).map_err(Error::io("cannot write", file))
     };
     write("nats-system.conf", SYSTEM_ACCOUNT)?;
-    let with_account = format!("{}\ninclude \"nats-system.conf\"\n", configuration(sync));
-    write("nats.conf", &with_account)
+    write("nats-purge.conf", PURGE_USER)?;
+    let with_users = format!(
+        "{}\ninclude \"nats-system.conf\"\ninclude \"nats-purge.conf\"\n",
+        configuration(sync)
+    );
+    write("nats.conf", &with_users)
+}
+
+/// A letter first, since the server would read digits as a number.
+fn fresh_password() -> String {
+    format!("p{}", Uuid::new_v4().simple())
 }
 
 fn configuration(sync: SyncMode) -> String {
