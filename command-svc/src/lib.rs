@@ -140,7 +140,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let snapshots = Snapshots::open(&context, &keys, &lifecycle)
         .await
         .map_err(Error::Snapshots)?;
-    let store = EventStore::new(client.clone(), keys.clone()).with_snapshots(snapshots);
+    let is_bounded = infra::jetstream::is_bounded(&context).await?;
+    let store = EventStore::new(client.clone(), keys.clone())
+        .with_snapshots(snapshots)
+        .bounded(is_bounded);
     let write = WritePath::new(store, commits);
     let passwords = passwords::Passwords::new()?;
     let handlers = handler::Handlers::new(&client, write, passwords, submissions);

@@ -83,6 +83,8 @@ pub const ALL: &[Store] = &[
     store(Kind::Table, "accounts", Erasure::SealedAndDeleted),
     store(Kind::Table, "sessions", Erasure::SealedAndDeleted),
     store(Kind::Table, "queries", Erasure::SealedAndDeleted),
+    store(Kind::Table, "purged", Erasure::IdsOnly),
+    store(Kind::Table, "ledger", Erasure::Nothing),
     store(Kind::Table, "parked", Erasure::IdsOnly),
     store(Kind::Table, "skipped", Erasure::IdsOnly),
     store(Kind::Table, "checkpoint", Erasure::Nothing),

@@ -28,6 +28,8 @@ pub const ALL_TOKENS: &str = "tok.*";
 pub const ALL_TIMERS: [&str; 2] = ["timer.set.*.*", "timer.due.*.*"];
 /// The timers that are due.
 pub const DUE_TIMERS: &str = "timer.due.>";
+/// The durable consumer of [`EVENTS`] whose commits policies react to.
+pub const POLICIES: &str = "policies";
 /// Key-value bucket of commits whose reactions could not be carried out.
 pub const PARKED_POLICIES: &str = "parked_policies";
 /// Where an operator has a parked commit tried again or dropped.
@@ -40,6 +42,8 @@ pub const SUBMISSIONS: &str = "submissions";
 pub const SNAPSHOTS: &str = "snapshots";
 /// Where operators ask whoever owns the projections.
 pub const ADMIN_PROJECTIONS: &str = "adm.projections";
+/// Where the history of an aggregate is asked for that may not be in the log any more.
+pub const PURGED: &str = "log.purged";
 /// Number of parts that the subjects of the log are spread over; fixed for ever.
 pub const PARTS: u64 = 64;
 

@@ -107,7 +107,28 @@ pub async fn range(
     let ask = serde_json::json!({
         "seq": from, "next_by_subj": ">", "batch": BATCH, "max_bytes": bytes
     });
-    let (found, _) = ask_for(client, stream, &ask).await?;
+    as_stored(client, stream, &ask).await
+}
+
+/// At most [`BATCH`] messages of one subject from the beginning, in order, as they are stored.
+///
+/// # Errors
+/// When the stream cannot be read just now.
+pub async fn whole(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+) -> Result<Vec<StreamMessage>, Error> {
+    let ask = serde_json::json!({ "seq": 1, "next_by_subj": subject, "batch": BATCH });
+    as_stored(client, stream, &ask).await
+}
+
+async fn as_stored(
+    client: &Client,
+    stream: &str,
+    ask: &serde_json::Value,
+) -> Result<Vec<StreamMessage>, Error> {
+    let (found, _) = ask_for(client, stream, ask).await?;
     let found: Result<_, _> = found.into_iter().map(StreamMessage::try_from).collect();
     found.map_err(|_| no_answer(stream))
 }

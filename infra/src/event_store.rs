@@ -5,7 +5,7 @@
 //! decision is refused.
 
 use crate::{
-    append, direct_get,
+    append, clock, direct_get, purged,
     sealing::{self, Keyring, Opened, keyring},
     snapshots::Snapshots,
 };
@@ -14,7 +14,8 @@ use domain::{
     Actor, Aggregate, Context, Fingerprint, Timestamp,
     commit::{self, header},
     id::{AccountId, CommandId},
-    limits, subject,
+    limits,
+    subject::{self, Kind},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -30,6 +31,14 @@ pub enum Error {
         subject: String,
         /// Why.
         source: direct_get::Error,
+    },
+    /// Whether it has left the log cannot be said now.
+    #[error("{subject} cannot be loaded")]
+    Purged {
+        /// The aggregate's subject.
+        subject: String,
+        /// Why.
+        source: purged::Error,
     },
     /// Writing failed, or there was a conflict.
     #[error(transparent)]
@@ -81,7 +90,7 @@ impl Error {
     /// Whether the same call may succeed later, unchanged.
     pub const fn is_transient(&self) -> bool {
         match self {
-            Self::Load { .. } | Self::Append(_) | Self::Leader { .. } => true,
+            Self::Load { .. } | Self::Purged { .. } | Self::Append(_) | Self::Leader { .. } => true,
             Self::Key(error) => error.is_transient(),
             Self::Undecodable(_) | Self::Encode { .. } => false,
         }
@@ -207,6 +216,7 @@ pub struct EventStore {
     context: jetstream::Context,
     snapshots: Option<Snapshots>,
     keys: Keyring,
+    is_bounded: bool,
 }
 
 /// Commits of an aggregate between two snapshots, and messages that are read while the snapshot is
@@ -221,6 +231,7 @@ impl EventStore {
             client,
             snapshots: None,
             keys,
+            is_bounded: false,
         }
     }
 
@@ -231,12 +242,47 @@ impl EventStore {
         self
     }
 
-    /// Reads an aggregate whole: its beginning and its snapshot side by side, then, if it is a long
-    /// one, the rest.
+    /// The same log, where queries that ended long ago may have left ([`purged`]), if `is_bounded`.
+    #[must_use]
+    pub fn bounded(mut self, is_bounded: bool) -> Self {
+        self.is_bounded = is_bounded;
+        self
+    }
+
+    /// Reads an aggregate whole, from the log or, if it has left that, from the copy.
     ///
     /// # Errors
-    /// When the log cannot be read now, or holds what this program does not understand.
+    /// When it cannot be read now, or holds what this program does not understand.
     pub async fn load<A: Aggregate>(&self, id: Uuid) -> Result<Loaded<A>, Error> {
+        let loaded = self.load_from_log(id).await?;
+        if loaded.last_seq == 0 {
+            return self.load_from_copy(id).await;
+        }
+        Ok(loaded)
+    }
+
+    /// An aggregate of which the log has nothing: what the copy has, if it has left the log, else
+    /// one that does not exist. That is asked only where its id may be an old one.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub async fn load_from_copy<A: Aggregate>(&self, id: Uuid) -> Result<Loaded<A>, Error> {
+        let may_have_left = self.is_bounded && A::KIND == Kind::Query;
+        if !may_have_left || !purged::may_have_left(id, clock::now()) {
+            return Ok(Loaded::default());
+        }
+        let subject = A::named(id).subject();
+        let history = purged::history(&self.client, &subject).await;
+        let history = history.map_err(|source| {
+            let subject = subject.clone();
+            Error::Purged { subject, source }
+        })?;
+        self.fold(Loaded::default(), &subject, &history).await
+    }
+
+    /// Reads an aggregate whole: its beginning and its snapshot side by side, then, if it is a long
+    /// one, the rest.
+    async fn load_from_log<A: Aggregate>(&self, id: Uuid) -> Result<Loaded<A>, Error> {
         let subject = A::named(id).subject();
         let Some(snapshots) = &self.snapshots else {
             return self.catch_up(id, Loaded::default()).await;

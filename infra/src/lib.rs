@@ -18,6 +18,7 @@ pub mod lifecycle;
 pub mod nats;
 pub mod objects;
 pub mod postgres;
+pub mod purged;
 pub mod retry;
 pub mod revocations;
 pub mod sealing;

@@ -117,10 +117,7 @@ impl Builder {
         let Some(meta) = owner.look(slot).await? else {
             return Ok(());
         };
-        let log = parked::Log {
-            context: self.source.context.clone(),
-            keys: self.source.keys.clone(),
-        };
+        let log = parked::Log(self.source.clone());
         let ours = self.source.lifecycle.child();
         let lanes = Lanes::open(owner, slot, &meta, &ours, &log).await;
         let ended = match lanes {

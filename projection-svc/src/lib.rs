@@ -8,7 +8,8 @@
 //!
 //! Read models come in generations ([`generation`]): [`live`] keeps the one going that answers
 //! questions, [`builder`] brings another up beside it and makes it live. Operators are answered in
-//! [`admin`]; [`analysts`] read with SQL. Beside them, [`archiver`] copies the log to the object store.
+//! [`admin`]; [`analysts`] read with SQL. Beside them, [`archiver`] copies the log to the object
+//! store, and [`purger`] lets go of what ended long ago.
 //!
 //! Several instances may run: [`owner`] makes one of them the writer, all of them answer. To add a
 //! view, see [`view`].
@@ -29,6 +30,7 @@ mod owner;
 mod parked;
 mod position;
 mod projector;
+pub mod purger;
 mod questions;
 pub mod seal;
 mod view;
@@ -41,6 +43,7 @@ use infra::{
     sealing::{Keyring, Sealing},
 };
 use position::Position;
+use purger::{Notes, Purger};
 use std::time::Duration;
 use tracing::warn;
 
@@ -65,6 +68,8 @@ pub struct Config {
     pub stalled_after: Duration,
     /// Where the log is copied to, if it is.
     pub archive: Option<archiver::Config>,
+    /// When queries leave the log, if they do; there must be a copy.
+    pub purge: Option<purger::Config>,
 }
 
 impl Config {
@@ -78,12 +83,13 @@ impl Config {
             lanes: cores.min(4),
             stalled_after: Duration::from_secs(10),
             archive: None,
+            purge: None,
         }
     }
 
     /// Reads the environment: [`config::Nats::from_env`], [`Sealing::from_env`],
-    /// [`config::Postgres::from_env`],
-    /// [`archiver::Config::from_env`], `PROJECTION_LANES` and `PROJECTION_STALLED_SECS`.
+    /// [`config::Postgres::from_env`], [`archiver::Config::from_env`],
+    /// [`purger::Config::from_env`], `PROJECTION_LANES` and `PROJECTION_STALLED_SECS`.
     ///
     /// # Errors
     /// When a variable cannot be read.
@@ -111,6 +117,7 @@ impl Config {
         let secs = config::parsed("PROJECTION_STALLED_SECS", config.stalled_after.as_secs())?;
         config.stalled_after = Duration::from_secs(secs);
         config.archive = archiver::Config::from_env()?;
+        config.purge = purger::Config::from_env()?;
         Ok(config)
     }
 }
@@ -124,6 +131,12 @@ pub enum Error {
     /// The streams are not as they must be.
     #[error(transparent)]
     Streams(#[from] infra::jetstream::Error),
+    /// Queries should leave the log, and cannot.
+    #[error(
+        "LOG_KEEP_DAYS is set, and {0} is not: nothing may leave the log without a copy of it, and \
+         without the user who alone may purge it (infra/deploy/nats-purge.conf)"
+    )]
+    Purge(&'static str),
     /// The database cannot be named.
     #[error(transparent)]
     Database(#[from] infra::postgres::Error),
@@ -143,6 +156,12 @@ pub enum Error {
 /// # Errors
 /// When it cannot begin. Afterwards every loss of a server is waited out.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
+    if config.purge.is_some() && config.archive.is_none() {
+        return Err(Error::Purge("S3_ENDPOINT"));
+    }
+    if config.purge.is_some() && config.nats.purge_url.is_none() {
+        return Err(Error::Purge("NATS_PURGE_URL"));
+    }
     let client = infra::nats::connect(&config.nats, NAME).await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
     let keys = Keyring::new(&client, config.sealing);
@@ -177,7 +196,23 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         keys: keys.clone(),
         lifecycle: lifecycle.clone(),
         copy: None,
+        archive: copy.clone(),
     };
+    let notes = Notes::new(pool.clone());
+    if let Some(bucket) = copy.clone() {
+        let purger = Purger {
+            config: config.purge,
+            nats: config.nats,
+            client: client.clone(),
+            bucket,
+            pool: pool.clone(),
+            notes: notes.clone(),
+        };
+        lifecycle.spawn("purger", purger.run(lifecycle.clone()));
+        purger::history::serve(&client, notes, &lifecycle)
+            .await
+            .map_err(|error| Error::Endpoints(error.into()))?;
+    }
     let position = Position::unknown();
     lifecycle.spawn(
         "position",

@@ -104,10 +104,7 @@ impl Live {
             }
             return Ok(());
         }
-        let log = parked::Log {
-            context: self.source.context.clone(),
-            keys: self.source.keys.clone(),
-        };
+        let log = parked::Log(self.source.clone());
         let ours = self.source.lifecycle.child();
         let lanes = Lanes::open(&mut owner, Slot::Live, &live, &ours, &log).await;
         let ended = match lanes {

@@ -2,13 +2,14 @@
 //! decoding it ahead of whoever writes.
 
 mod copy;
+mod hole;
 
 use crate::{
     commit::{self, Commit, Raw},
     projector::Source,
 };
 use async_nats::{
-    Client,
+    HeaderMap, Subject,
     jetstream::{
         self,
         consumer::{DeliverPolicy, StreamError, pull},
@@ -16,9 +17,12 @@ use async_nats::{
         stream::ConsumerError,
     },
 };
+use bytes::Bytes;
 use domain::subject;
 use futures_util::{StreamExt, stream::ReadyChunks};
+use hole::Holes;
 use infra::{
+    archive,
     nats::connects,
     sealing::keyring::{self, Keyring},
 };
@@ -157,11 +161,12 @@ async fn read_all(source: &Source, last: u64, slices: &Slices) -> Option<Result<
 /// A reader of the log.
 struct Log {
     messages: ReadyChunks<pull::Ordered>,
-    client: Client,
-    keys: Keyring,
     connects: u64,
     last: u64,
     behind: u64,
+    source: Source,
+    /// What has left it, if it has a copy.
+    holes: Option<Holes>,
     /// Messages that were there with the others, for the next slice.
     left: VecDeque<Result<jetstream::Message, pull::OrderedError>>,
 }
@@ -191,11 +196,11 @@ impl Log {
             .map_err(|source| Error::Consumer { from, source })?;
         Ok(Self {
             messages: consumer.messages().await?.ready_chunks(SLICE),
-            client: source.client.clone(),
-            keys: source.keys.clone(),
             connects,
             last,
             behind: head - last,
+            source: source.clone(),
+            holes: source.archive.clone().map(Holes::new),
             left: VecDeque::new(),
         })
     }
@@ -205,26 +210,43 @@ impl Log {
         if self.left.is_empty() {
             self.left = self.receive().await?.into();
         }
-        let mut messages = Vec::with_capacity(self.left.len());
+        let mut messages: Vec<Found> = Vec::with_capacity(self.left.len());
         let mut bytes = 0;
         while bytes < SLICE_BYTES
+            && messages.len() < SLICE
             && let Some(message) = self.left.pop_front()
         {
             let message = message?;
+            let info = message.info().map_err(|_| Error::Unnumbered)?;
+            let (found, expected) = (info.stream_sequence, self.last + 1);
+            if let Some(holes) = &mut self.holes
+                && found > expected
+            {
+                self.left.push_front(Ok(message));
+                match holes.fill(&self.source, expected, found).await {
+                    Ok(filled) => {
+                        self.last = filled.last().map_or(self.last, |last| last.seq);
+                        bytes += filled.iter().map(|each| each.payload.len()).sum::<usize>();
+                        messages.extend(filled);
+                    }
+                    // What comes before the hole goes on; the error comes again.
+                    Err(_) if !messages.is_empty() => break,
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
+            // Also a consumer that the client library made anew may begin elsewhere than where the
+            // old one stopped: without a message so far, async-nats 0.51 begins with the first.
+            if found != expected {
+                return Err(Error::Gap { expected, found });
+            }
+            self.last = expected;
+            self.behind = info.pending;
             bytes += message.payload.len();
-            messages.push((self.number(&message)?, message));
+            messages.push(Found::in_log(expected, message));
         }
-        let raw: Vec<Raw<'_>> = messages
-            .iter()
-            .map(|(seq, message)| Raw {
-                seq: *seq,
-                subject: &message.subject,
-                headers: message.headers.as_ref(),
-                payload: &message.payload,
-            })
-            .collect();
         Ok(Slice {
-            commits: commit::read_all(&self.keys, &raw).await?,
+            commits: read(&self.source.keys, &messages).await?,
             behind: self.behind,
         })
     }
@@ -237,25 +259,54 @@ impl Log {
                 Ok(messages) => return messages.ok_or(Error::Ended),
                 // The server has forgotten the consumer of a lost connection, and the client
                 // library would notice only after some missed heartbeats.
-                Err(_) if connects(&self.client) != self.connects => return Err(Error::Ended),
+                Err(_) if connects(&self.source.client) != self.connects => {
+                    return Err(Error::Ended);
+                }
                 Err(_) => {}
             }
         }
     }
+}
 
-    /// Also a consumer that the client library made anew may begin elsewhere than where the old
-    /// one stopped: without a message so far, async-nats 0.51 begins with the stream's first.
-    fn number(&mut self, message: &jetstream::Message) -> Result<u64, Error> {
-        let info = message.info().map_err(|_| Error::Unnumbered)?;
-        let expected = self.last + 1;
-        if info.stream_sequence != expected {
-            return Err(Error::Gap {
-                expected,
-                found: info.stream_sequence,
-            });
+/// A message, wherever it was found.
+struct Found {
+    seq: u64,
+    subject: Subject,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+}
+
+impl Found {
+    fn in_log(seq: u64, message: jetstream::Message) -> Self {
+        let message = message.message;
+        Self {
+            seq,
+            subject: message.subject,
+            headers: message.headers,
+            payload: message.payload,
         }
-        self.last = expected;
-        self.behind = info.pending;
-        Ok(expected)
     }
+
+    fn in_copy(message: archive::Message) -> Self {
+        Self {
+            seq: message.seq,
+            headers: Some(message.header_map()),
+            subject: message.subject.into(),
+            payload: message.payload,
+        }
+    }
+}
+
+/// Opens and decodes messages that follow each other.
+async fn read(keys: &Keyring, messages: &[Found]) -> Result<Vec<Commit>, keyring::Error> {
+    let raw: Vec<Raw<'_>> = messages
+        .iter()
+        .map(|message| Raw {
+            seq: message.seq,
+            subject: &message.subject,
+            headers: message.headers.as_ref(),
+            payload: &message.payload,
+        })
+        .collect();
+    commit::read_all(keys, &raw).await
 }

@@ -32,6 +32,9 @@ const LANES_FREE: Duration = Duration::from_secs(30);
 /// for the control connection or the lane's number and 1.
 const SPACE: i32 = 0x616d_6169;
 
+/// The lock of whoever purges the log.
+const PURGE: i32 = 2 << 16;
+
 /// What is owned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -183,6 +186,11 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
         .await
         .map_err(|_| Error::Silent)?
         .map_err(Error::Connect)
+}
+
+/// Takes the right to purge the log, for as long as this connection lasts, if nobody has it.
+pub(crate) async fn try_purge(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    try_lock(connection, PURGE).await
 }
 
 async fn try_lock(connection: &mut PgConnection, key: i32) -> Result<bool, sqlx::Error> {

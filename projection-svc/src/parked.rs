@@ -7,15 +7,22 @@
 use crate::{
     commit::{self, Commit, Raw},
     instant::Instant,
+    projector::Source,
     view::{Batch, signed},
     write,
 };
-use async_nats::jetstream;
+use async_nats::{HeaderMap, jetstream::stream::DirectGetErrorKind};
+use bytes::Bytes;
 use domain::{
     subject,
     wire::admin::{self, Reply},
 };
-use infra::{sealing::Keyring, telemetry::chain};
+use infra::{
+    archive::{self, Archive},
+    epoch,
+    objects::Store,
+    telemetry::chain,
+};
 use sqlx::{Connection, PgConnection};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::oneshot;
@@ -58,10 +65,7 @@ pub(crate) enum Action {
 
 /// Where the commits are.
 #[derive(Clone)]
-pub(crate) struct Log {
-    pub(crate) context: jetstream::Context,
-    pub(crate) keys: Keyring,
-}
+pub(crate) struct Log(pub(crate) Source);
 
 /// A row of the list.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -327,22 +331,42 @@ impl Log {
     /// Reads a commit again, or tells why it cannot be read.
     async fn commit(&self, row: &Row) -> Result<Commit, String> {
         let seq = u64::try_from(row.seq).unwrap_or(0);
-        let get = async {
-            let stream = self.context.get_stream_no_info(subject::EVENTS).await;
-            let stream = stream.map_err(|error| chain(&error))?;
-            stream.direct_get(seq).await.map_err(|error| chain(&error))
-        };
-        let message = tokio::time::timeout(ANSWER, get)
+        let (headers, payload) = tokio::time::timeout(ANSWER, self.get(seq, &row.subject))
             .await
             .unwrap_or_else(|_| Err("the log does not answer".to_owned()))?;
         let raw = Raw {
             seq,
-            subject: &message.subject,
-            headers: Some(&message.headers),
-            payload: &message.payload,
+            subject: &row.subject,
+            headers: Some(&headers),
+            payload: &payload,
         };
-        let read = commit::read_all(&self.keys, &[raw]).await;
+        let read = commit::read_all(&self.0.keys, &[raw]).await;
         let mut read = read.map_err(|error| chain(&error))?;
         read.pop().ok_or_else(|| "it is not there".to_owned())
+    }
+
+    /// From the log or, where it is not there any more, from the copy.
+    async fn get(&self, seq: u64, subject: &str) -> Result<(HeaderMap, Bytes), String> {
+        let source = &self.0;
+        let stream = source.context.get_stream_no_info(subject::EVENTS).await;
+        let stream = stream.map_err(|error| chain(&error))?;
+        let missing = match stream.direct_get(seq).await {
+            Ok(message) => return Ok((message.headers, message.payload)),
+            Err(error) if error.kind() != DirectGetErrorKind::NotFound => {
+                return Err(chain(&error));
+            }
+            Err(error) => chain(&error),
+        };
+        let Some(bucket) = &source.archive else {
+            return Err(missing);
+        };
+        let epoch = epoch::of_log(&source.client).await;
+        let epoch = epoch.map_err(|error| chain(&error))?;
+        let copy = Archive::new(Store::Bucket(bucket.clone()), epoch);
+        match archive::message(&copy, seq).await {
+            Ok(Some(found)) if found.subject == subject => Ok((found.header_map(), found.payload)),
+            Ok(_) => Err(missing),
+            Err(error) => Err(chain(&error)),
+        }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Source {
     pub(crate) lifecycle: Lifecycle,
     /// The copy of the log, if that is to be read as far as it goes.
     pub(crate) copy: Option<Bucket>,
+    /// Where the copy of the log is, if there is one: what has left the log is read there.
+    pub(crate) archive: Option<Bucket>,
 }
 
 /// It cannot go on as it is.

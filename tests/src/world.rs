@@ -95,6 +95,8 @@ pub struct Options {
     pub copy_every: Option<Duration>,
     /// Have services that are processes keep everything as it is, unsealed.
     pub unsealed: bool,
+    /// The log is made as one that queries may leave; it is for the test to have them leave.
+    pub bounded: bool,
 }
 
 /// Servers and services of one test. Everything goes when it is dropped.
@@ -153,6 +155,9 @@ impl World {
             std::fs::write(&file, "off").expect("a file");
             env.retain(|(name, _)| name != "MASTER_KEYS_FILE");
             env.push(("MASTER_KEYS_FILE".into(), file.display().to_string()));
+        }
+        if options.bounded {
+            env.push(("LOG_KEEP_DAYS".into(), "0.000001".into()));
         }
         if let Some(dir) = options.model.dir() {
             env.push(("MODEL_DIR".into(), dir.display().to_string()));

@@ -10,6 +10,7 @@ mod admin;
 mod analysts;
 mod architecture;
 mod archive;
+mod bounded;
 mod catalogue;
 mod consistency;
 mod console;

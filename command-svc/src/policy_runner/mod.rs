@@ -171,7 +171,7 @@ impl Runner {
     pub fn start(&self) {
         let source = Source {
             stream: subject::EVENTS,
-            durable: "policies",
+            durable: subject::POLICIES,
             description: "Carries out what follows from events",
             filter: subject::ALL_EVENTS,
         };

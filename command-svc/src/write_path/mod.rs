@@ -68,7 +68,8 @@ pub enum Expect {
     /// Nothing.
     Anything,
     /// Its id is new, most likely: decide at once as if it did not exist. If it does, the append
-    /// is refused and the decision taken again.
+    /// is refused and the decision taken again; unless it has left the log, which is asked first
+    /// where the id may be an old one.
     Absent,
 }
 
@@ -135,7 +136,10 @@ impl WritePath {
         // Only what was just read from the log may refuse a command.
         let (mut loaded, mut fresh) = match (cache.get(id), expect) {
             (Some(cached), _) => (cached, false),
-            (None, Expect::Absent) => (Loaded::default(), false),
+            (None, Expect::Absent) => {
+                let left = self.store.load_from_copy(id).await;
+                (left.map_err(Error::Log)?, false)
+            }
             (None, Expect::Anything) => (self.store.load(id).await.map_err(Error::Log)?, true),
         };
         for _ in 0..ATTEMPTS {

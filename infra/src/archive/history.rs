@@ -5,10 +5,9 @@
 //! segment on it only the trailer, the index and the blocks with the aggregate's records are read.
 
 use super::{
-    Archive, Entry, Error, Message, Record,
+    Archive, Entry, Error, Message, Reader, Record,
     segment::{Corrupt, GROWS_TO, Index, TRAILER, Trailer, record_in},
 };
-use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -28,11 +27,32 @@ pub async fn history(archive: &Archive, subject: &str, last: u64) -> Result<Vec<
         };
         let part = part(archive, &entry, subject, wanted).await?;
         let Some(first) = part.first() else { break };
-        let expected = first.header(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE.as_ref());
-        wanted = expected.and_then(|seq| seq.parse().ok()).unwrap_or(0);
+        wanted = first.expected().unwrap_or(0);
         found.push(part);
     }
     Ok(found.into_iter().rev().flatten().collect())
+}
+
+/// The message of this sequence, if the copy has one.
+///
+/// # Errors
+/// When the copy is damaged there, or cannot be read now.
+pub async fn message(archive: &Archive, seq: u64) -> Result<Option<Message>, Error> {
+    let Some(part) = Reader::new(archive.clone(), seq).next().await? else {
+        return Ok(None);
+    };
+    let key = archive.segment_key(part.records.first());
+    for record in part.records {
+        let (record, _) = record.map_err(|source| {
+            let key = key.clone();
+            Error::Corrupt { key, source }
+        })?;
+        match record {
+            Record::Message(message) if message.seq == seq => return Ok(Some(message)),
+            Record::Message(_) | Record::Gap { .. } => {}
+        }
+    }
+    Ok(None)
 }
 
 /// The segment that has the sequence; pages are taken from the end, as the way goes.

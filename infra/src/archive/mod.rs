@@ -4,6 +4,7 @@
 //! ```text
 //! archive/<epoch>/segments/<first sequence>.seg    the records; see `segment`
 //! archive/<epoch>/manifest/<number>.json           which segments there are; see `manifest`
+//! archive/<epoch>/ledger/<number>.json             what has left the log since; see [`ledger`]
 //! ```
 //!
 //! A segment is named by its first sequence, and written only if there is none of this name, or if
@@ -17,7 +18,9 @@
 //! To read the copy: [`Reader`] for all of it, [`history()`] for one aggregate. To compare it with the
 //! log: [`verify`]. To have the log back: [`Archive::copy_to`] and [`restore`].
 
+mod confirm;
 mod history;
+pub mod ledger;
 mod log;
 mod manifest;
 mod reader;
@@ -27,7 +30,9 @@ pub mod segment;
 pub mod verify;
 mod writer;
 
-pub use history::history;
+pub use confirm::confirm;
+pub use history::{history, message};
+pub use ledger::Ledger;
 pub use log::{Error as LogError, Log, State as LogState};
 pub use manifest::{Entry, Page};
 pub use reader::{Part, Reader};
@@ -79,6 +84,14 @@ pub enum Error {
     Unfit {
         /// Which.
         key: String,
+    },
+    /// A page of the ledger is not what was written.
+    #[error("{key} is no page of the ledger: {reason}")]
+    Ledger {
+        /// Which.
+        key: String,
+        /// Why not.
+        reason: String,
     },
     /// Somebody else has written meanwhile. Nothing is lost: open it again.
     #[error("another writer has extended the copy")]
@@ -234,6 +247,12 @@ impl Archive {
             }
             let key = self.page_key(number);
             target.store.put(&key, copied.object()).await?;
+        }
+        for number in self.ledger_pages().await? {
+            let key = self.ledger_key(number);
+            if let Some(page) = self.store.get(&key).await? {
+                target.store.put(&key, page).await?;
+            }
         }
         Ok(end)
     }

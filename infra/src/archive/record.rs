@@ -169,6 +169,12 @@ impl Message {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// The sequence of the message before it of the same subject, which it was appended with.
+    pub fn expected(&self) -> Option<u64> {
+        let expected = self.header(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE.as_ref());
+        expected?.parse().ok()
+    }
+
     /// Whether it is inside an atomic batch, so that another message follows for certain.
     pub fn goes_on(&self) -> bool {
         self.header(header::NATS_BATCH_ID.as_ref()).is_some()

@@ -1,11 +1,8 @@
 //! Reading the copy of the log in place of the log, as far as it goes: where the log has lost what
 //! its copy has, read models are whole again.
 
-use super::{Error, SLICE, SLICE_BYTES, Slice, Slices};
-use crate::{
-    commit::{self, Raw},
-    projector::Source,
-};
+use super::{Error, Found, SLICE, SLICE_BYTES, Slice, Slices};
+use crate::projector::Source;
 use infra::{
     archive::{Archive, Error as CopyError, Part, Reader, Record},
     epoch,
@@ -66,7 +63,7 @@ async fn send(
             match record {
                 Record::Message(message) => {
                     bytes += message.payload.len();
-                    messages.push((seq, message.header_map(), message));
+                    messages.push(Found::in_copy(message));
                 }
                 Record::Gap { first, last } => {
                     warn!(
@@ -80,16 +77,7 @@ async fn send(
         {
             let behind = end.saturating_sub(seq);
             let messages = std::mem::take(&mut messages);
-            let raw: Vec<Raw<'_>> = messages
-                .iter()
-                .map(|(seq, headers, message)| Raw {
-                    seq: *seq,
-                    subject: &message.subject,
-                    headers: Some(headers),
-                    payload: &message.payload,
-                })
-                .collect();
-            let commits = match commit::read_all(keys, &raw).await {
+            let commits = match super::read(keys, &messages).await {
                 Ok(commits) => commits,
                 Err(error) => return Some(Err(error.into())),
             };

@@ -28,11 +28,13 @@ async fn every_stream_bucket_and_table_says_what_an_erasure_does_to_it() {
         buckets.map(str::to_owned).collect::<BTreeSet<_>>(),
         listed(Kind::Bucket)
     );
-    let tables: Vec<String> =
-        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'rm'")
-            .fetch_all(&world.database().await)
-            .await
-            .expect("tables");
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT tablename::text FROM pg_tables
+             WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
+    )
+    .fetch_all(&world.database().await)
+    .await
+    .expect("tables");
     assert_eq!(
         tables.into_iter().collect::<BTreeSet<_>>(),
         listed(Kind::Table)

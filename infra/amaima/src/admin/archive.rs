@@ -31,6 +31,9 @@ struct Report {
     lag_seconds: f64,
     /// Whether the last segment has sequences that the log had lost before they were copied.
     has_gaps: bool,
+    /// Aggregates that have left the log, and their messages; they are in the copy alone.
+    purged_aggregates: u64,
+    purged_messages: u64,
     /// Copies of logs that were before this one, the oldest first.
     other_epochs: Vec<String>,
 }
@@ -58,6 +61,8 @@ pub(super) async fn run(
     let epochs = archive::epochs(&store).await;
     let mut other_epochs = epochs.map_err(Error::failed("the copies"))?;
     other_epochs.retain(|other| other != archive.epoch());
+    let ledger = archive.ledger_end().await;
+    let ledger = ledger.map_err(Error::failed("the ledger of what was purged"))?;
     let oldest = oldest(&log, state, tail.as_ref()).await?;
     let copied_to = tail.as_ref().map(|tail| tail.last);
     let report = Report {
@@ -74,6 +79,8 @@ pub(super) async fn run(
             .saturating_sub(copied_to.unwrap_or(state.first - 1)),
         lag_seconds: oldest.map_or(0.0, |at| clock::now().millis_since(at) as f64 / 1000.0),
         has_gaps: tail.is_some_and(|tail| tail.missing > 0),
+        purged_aggregates: ledger.as_ref().map_or(0, |page| page.aggregates),
+        purged_messages: ledger.as_ref().map_or(0, |page| page.messages),
         other_epochs,
     };
     let exit = report.exit();
@@ -150,6 +157,13 @@ impl fmt::Display for Report {
         }
         if self.has_gaps {
             writeln!(f, "the log had lost messages before they were copied")?;
+        }
+        if self.purged_aggregates > 0 {
+            writeln!(
+                f,
+                "{} queries with {} messages have left the log: the copy alone has them",
+                self.purged_aggregates, self.purged_messages
+            )?;
         }
         for epoch in &self.other_epochs {
             writeln!(f, "there is a copy of another log, epoch {epoch}")?;

@@ -27,6 +27,8 @@ struct Stream {
     last_seq: u64,
     last_at: Option<Timestamp>,
     distinct_subjects: u64,
+    /// Messages that were stored once and are not there any more.
+    gone: u64,
     replicas: usize,
     leader: Option<String>,
     /// Copies that lag or are offline.
@@ -119,6 +121,7 @@ fn stream(
         last_seq: state.last_sequence,
         last_at: at(state.last_timestamp),
         distinct_subjects: state.subjects_count,
+        gone: state.last_sequence.saturating_sub(state.messages),
         replicas: config.num_replicas,
         leader: info
             .cluster
@@ -156,8 +159,8 @@ pub(super) fn timestamp(time: async_nats::datetime::DateTime) -> Timestamp {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut streams = Table::new(&[
-            "stream", "messages", "bytes", "first", "last", "last at", "subjects", "replicas",
-            "leader", "promises",
+            "stream", "messages", "bytes", "first", "last", "last at", "subjects", "gone",
+            "replicas", "leader", "promises",
         ]);
         let mut consumers = Table::new(&[
             "consumer",
@@ -188,6 +191,7 @@ impl fmt::Display for Report {
                 stream.last_seq.to_string(),
                 stream.last_at.map_or("-".into(), |at| at.to_string()),
                 stream.distinct_subjects.to_string(),
+                stream.gone.to_string(),
                 stream.replicas.to_string(),
                 stream.leader.clone().unwrap_or_else(|| "-".into()),
                 promises,

@@ -125,6 +125,13 @@ impl fmt::Display for Report {
             "{} messages, sequences {} to {}, {} segments of epoch {}: {how}",
             outcome.messages, outcome.first, outcome.last, outcome.segments, self.epoch
         )?;
+        if outcome.purged > 0 {
+            writeln!(
+                f,
+                "{} of them were purged from the log, as the ledger says: the copy alone has them",
+                outcome.purged
+            )?;
+        }
         if let Some(not_copied @ 1..) = self.not_copied {
             writeln!(
                 f,

@@ -62,6 +62,8 @@ pub enum What {
     DamagedSegment,
     /// A segment does not go on where the one before it ended.
     BrokenChain,
+    /// A page of the ledger of what was purged is not there, or not what was written.
+    DamagedLedger,
 }
 
 pub(super) fn log_side(what: What, seq: u64, last: u64, detail: String) -> Difference {

@@ -5,7 +5,8 @@ mod difference;
 pub use difference::{Difference, Side, What};
 
 use super::{
-    Archive, Entry, Error, Hash, Log, LogError, Message, Record, Segment, restore, segment::Records,
+    Archive, Entry, Error, Hash, Ledger, Log, LogError, Message, Record, Segment, restore,
+    segment::Records,
 };
 use crate::clock;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
@@ -24,6 +25,8 @@ pub struct Outcome {
     pub segments: u64,
     /// Messages that are the same in both, or in the copy alone where only that was looked at.
     pub messages: u64,
+    /// How many of them are in the copy alone, since they were purged on purpose.
+    pub purged: u64,
     /// The chain after the last record.
     pub chain: Hash,
     /// Where they differ first.
@@ -67,11 +70,13 @@ pub async fn verify(
         },
         range: (from, to),
         chain: None,
+        ledger: Ledger::new(),
         outcome: Outcome {
             first: 0,
             last: 0,
             segments: 0,
             messages: 0,
+            purged: 0,
             chain: Hash::NONE,
             difference: None,
         },
@@ -119,11 +124,13 @@ struct Check<'a> {
     range: (u64, u64),
     /// Where the copy has to go on: the next sequence and the chain before it.
     chain: Option<(u64, Hash)>,
+    ledger: Ledger,
     outcome: Outcome,
 }
 
 impl Check<'_> {
     async fn run(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), Found> {
+        self.read_ledger().await?;
         let pages = self.archive.pages().await?;
         for number in 0..pages.last().map_or(0, |last| last + 1) {
             let page = match self.archive.page(number).await {
@@ -149,6 +156,26 @@ impl Check<'_> {
             }
         }
         self.unlisted(pages.len() as u64).await
+    }
+
+    /// All of it, whatever the range is: pages are chained.
+    async fn read_ledger(&mut self) -> Result<(), Found> {
+        let damaged = |key: String, detail: String| copy(What::DamagedLedger, (0, 0), key, detail);
+        match self.ledger.follow(self.archive).await {
+            Ok(_) => {}
+            Err(error @ Error::Ledger { .. }) => {
+                let key = self.archive.ledger_key(self.ledger.tail().pages);
+                return Err(damaged(key, error.to_string()).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let (read, there) = (self.ledger.tail().pages, self.archive.ledger_pages().await?);
+        if there.iter().any(|number| *number > read) {
+            let key = self.archive.ledger_key(read);
+            let detail = format!("{key} is missing, although later pages of the ledger are there");
+            return Err(damaged(key, detail).into());
+        }
+        Ok(())
     }
 
     /// What is behind the end of the manifest: nothing, or one segment that its writer, when it was
@@ -223,6 +250,18 @@ impl Check<'_> {
             let (record, chain) =
                 record.map_err(|source| damaged(range, key.to_owned(), source))?;
             is_noted |= chain == entry.chain;
+            if self
+                .ledger
+                .anchor(record.last())
+                .is_some_and(|noted| noted != chain)
+            {
+                let detail = format!(
+                    "{key} is not what it was when messages were purged from the log: the chain at \
+                     {} is another one than the ledger says",
+                    record.last()
+                );
+                return Err(copy(What::BrokenChain, range, key.to_owned(), detail).into());
+            }
             if record.last() >= self.range.0 && record.first() <= self.range.1 {
                 self.compare(&record).await?;
                 if self.outcome.first == 0 {
@@ -254,8 +293,18 @@ impl Check<'_> {
         if self.is_restored && is_restored(copied, logged) {
             return Ok(());
         }
+        if let (Record::Message(message), Record::Gap { .. }) = (copied, logged) {
+            // It may have been purged since the ledger was read.
+            if self.ledger.has(message.seq)
+                || (self.ledger.follow(self.archive).await? && self.ledger.has(message.seq))
+            {
+                self.outcome.purged += 1;
+                return Ok(());
+            }
+        }
         let (side, what, detail) = match (copied, logged) {
             (Record::Message(a), Record::Message(b)) if a == b => return Ok(()),
+
             (Record::Message(a), Record::Message(b)) => {
                 let fields = [
                     ("subject", a.subject != b.subject),

@@ -7,6 +7,7 @@ use domain::{
 };
 use infra::{
     direct_get::{self, Stored},
+    jetstream, purged,
     sealing::Opened,
 };
 use uuid::Uuid;
@@ -69,9 +70,15 @@ impl Commit {
 
 /// All commits of an aggregate, of which there must be one.
 pub(super) async fn read(connection: &Connection, named: &Named) -> Result<Vec<Commit>, Error> {
-    let stored = direct_get::subject(&connection.client, subject::EVENTS, &named.subject, 1)
+    let history = format!("the history of {}", named.subject);
+    let mut stored = direct_get::subject(&connection.client, subject::EVENTS, &named.subject, 1)
         .await
-        .map_err(Error::failed(format!("the history of {}", named.subject)))?;
+        .map_err(Error::failed(history.clone()))?;
+    let is_bounded = jetstream::is_bounded(&connection.context).await;
+    if stored.is_empty() && is_bounded.map_err(Error::failed(history.clone()))? {
+        let left = purged::history(&connection.client, &named.subject).await;
+        stored = left.map_err(Error::failed(history))?;
+    }
     if stored.is_empty() {
         return Err(Error::Unknown(format!(
             "the log has no {} {}",

@@ -1,4 +1,4 @@
-//! `amaima admin aggregate`: one aggregate, straight from the log.
+//! `amaima admin aggregate`: one aggregate, straight from the log, or from the copy if it has left.
 
 mod commits;
 mod diff;
