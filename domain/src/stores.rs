@@ -89,6 +89,7 @@ pub const ALL: &[Store] = &[
     store(Kind::Table, "skipped", Erasure::IdsOnly),
     store(Kind::Table, "checkpoint", Erasure::Nothing),
     store(Kind::Table, "meta", Erasure::Nothing),
+    store(Kind::Table, "_sqlx_migrations", Erasure::Nothing),
     store(Kind::Objects, "archive/", Erasure::Sealed),
     store(Kind::Objects, "erasures/", Erasure::IdsOnly),
     store(Kind::Log, "services", Erasure::IdsOnly),

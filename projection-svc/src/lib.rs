@@ -164,6 +164,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     }
     let client = infra::nats::connect(&config.nats, NAME).await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
+    let is_bounded = infra::jetstream::is_bounded(&context).await?;
     let keys = Keyring::new(&client, config.sealing);
     keys.follow(&lifecycle).await.map_err(Error::Keys)?;
     let copy = config
@@ -240,6 +241,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         pool,
         keys,
         client: client.clone(),
+        is_bounded,
     };
     questions::serve(&client, &store, position.subscribe(), &lifecycle)
         .await

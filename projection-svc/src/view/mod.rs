@@ -53,6 +53,8 @@ pub(crate) struct Store {
     pub(crate) keys: Keyring,
     /// For what the log alone has.
     pub(crate) client: async_nats::Client,
+    /// Whether queries may have left that ([`infra::purged`]).
+    pub(crate) is_bounded: bool,
 }
 
 /// A question cannot be answered now.
@@ -67,6 +69,9 @@ pub(crate) enum Unanswered {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] infra::direct_get::Error),
+    /// What has left the log cannot be read.
+    #[error(transparent)]
+    Purged(#[from] infra::purged::Error),
 }
 
 /// What a batch of commits does to all views.

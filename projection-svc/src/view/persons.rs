@@ -11,7 +11,7 @@ use domain::{
     subject::{Aggregate, EVENTS, Kind},
     wire::view::{Holding, PersonFound, Persons, Told},
 };
-use infra::direct_get;
+use infra::{direct_get, purged};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -141,7 +141,10 @@ async fn events(
     let mut next = after.map(|told| Told { seq: None, ..told });
     for (id, seq) in begun.into_iter().chain(fresh) {
         let subject = Aggregate::new(kind, id).subject();
-        let stored = direct_get::subject(&store.client, EVENTS, &subject, seq + 1).await?;
+        let mut stored = direct_get::subject(&store.client, EVENTS, &subject, seq + 1).await?;
+        if stored.is_empty() && seq == 0 && store.is_bounded && kind == Kind::Query {
+            stored = purged::history(&store.client, &subject).await?;
+        }
         for message in stored {
             let seq = message.seq;
             let Some(message) = store.keys.open_stored(&subject, message).await? else {
