@@ -4,7 +4,7 @@
 //! of who may do what, and goes to its handler, one file each. Most handlers are one call of
 //! [`write_path::WritePath::execute`]: load, fold, decide, append with the expected sequence, try
 //! again on conflict. Beside it, [`policy_runner`] carries out what should follow from events,
-//! and [`timers`] what should happen at a time.
+//! and [`timers`] what should happen at a time. [`query_keys`] gives out keys of single queries.
 //!
 //! To add a command: its variant in [`domain::wire::command::Body`], its row in
 //! [`domain::authority`], a file in `handler/` and a line in its `dispatch`.
@@ -13,6 +13,7 @@ pub mod deliveries;
 pub mod handler;
 pub mod passwords;
 pub mod policy_runner;
+pub mod query_keys;
 pub mod submissions;
 pub mod timers;
 pub mod write_path;
@@ -103,6 +104,9 @@ pub enum Error {
     /// The endpoints could not be offered.
     #[error("the command endpoints cannot be offered")]
     Offer(#[source] async_nats::Error),
+    /// The keys of queries could not be offered.
+    #[error("the keys of queries cannot be offered")]
+    OfferKeys(#[source] async_nats::Error),
     /// Passwords cannot be hashed on this machine.
     #[error(transparent)]
     Passwords(#[from] passwords::Error),
@@ -163,6 +167,9 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         .await
         .map_err(Error::Orders)?;
     timers::start(&context, &runner, config.policies, &lifecycle);
+    query_keys::serve(&client, &keys, &lifecycle)
+        .await
+        .map_err(Error::OfferKeys)?;
     handler::serve(&client, handlers, config.in_work, &lifecycle)
         .await
         .map_err(Error::Offer)?;

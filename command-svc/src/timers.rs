@@ -9,7 +9,7 @@
 
 use crate::{
     deliveries::{self, Settled, Source},
-    policy_runner::{Problem, Runner},
+    policy_runner::{Cause, Problem, Runner},
 };
 use async_nats::{
     HeaderMap, header,
@@ -132,7 +132,7 @@ async fn settle(
     for reaction in policy::react_to_timer(timer, settings) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         while let Err(Problem::Later(reason) | Problem::Never(reason)) =
-            runner.carry_out(&reaction, 0).await
+            runner.carry_out(&reaction, Cause::default()).await
         {
             warn!(subject = %message.subject, reason, "a due timer is tried again");
             tokio::select! {

@@ -18,6 +18,8 @@ pub const KEYS: &str = "KEYS";
 pub const ALL_KEYS: &str = "key.*";
 /// Where changes of [`KEYS`] are told, as they are stored.
 pub const KEY_CHANGES: &str = "changed.key.*";
+/// Where command-svc is asked for the key of one query: [`crate::wire::query_key`].
+pub const QUERY_KEY: &str = "ask.query_key";
 /// Everything in [`EVENTS`].
 pub const ALL_EVENTS: &str = "ev.>";
 /// Everything in [`JOBS`].

@@ -26,6 +26,7 @@ use infra::{
     bus::{Commands, Views},
     lifecycle::Lifecycle,
     revocations::Revocations,
+    sealing::QueryKeys,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{ops::Deref, sync::Arc};
@@ -105,6 +106,7 @@ impl App {
             hub: Hub::new(
                 nats.clone(),
                 tokens,
+                QueryKeys::new(nats.clone()),
                 metrics.clone(),
                 consistency,
                 lifecycle.clone(),

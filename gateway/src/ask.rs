@@ -154,7 +154,7 @@ pub(crate) async fn submit(
         return Err(Failure::internal());
     };
     if !repeated {
-        app.hub.count(query, kind);
+        app.hub.count(query, user, kind);
     }
     Ok(Known { query, status })
 }

@@ -45,6 +45,11 @@ const HEADERS: [(&str, &str); 9] = [
     (header::REQUEST_ID, "The request."),
 ];
 
+/// The header of a sealed message.
+const SEALED: &str = "Where the payload is sealed: `<version> <account>`, the way and whose key it \
+                      takes (XChaCha20-Poly1305; 24 bytes of nonce, the text, 16 bytes of tag; \
+                      bound to the subject where it is stored).";
+
 /// The document.
 pub(crate) fn document() -> Value {
     let mut parts = Parts::default();
@@ -125,9 +130,12 @@ impl Parts {
 
     fn token_stream(&mut self) {
         let id = "token_message".to_owned();
+        let sealed = json!({ "type": "string", "description": SEALED });
         let message = json!({
             "name": "token_message",
             "summary": "One message of a query's token stream.",
+            "description": "The payload is what comes out of a sealed message.",
+            "headers": { "type": "object", "properties": { header::SEALED: sealed } },
             "payload": schema::sent::<token::Message>(),
         });
         self.messages.insert(id.clone(), message);
@@ -136,7 +144,9 @@ impl Parts {
             "title": "A query's token stream",
             "description": "What the stream TOKENS has stored under tok.{query}, published again: \
                             queued, chunks, the end. `seq` counts from 1 without gaps; what came \
-                            before is read from the stream.",
+                            before is read from the stream. All but `queued` are sealed with a \
+                            key of this query alone, which command-svc gives on ask.query_key. \
+                            Jobs in the stream JOBS are sealed with it too.",
             "servers": [reference("servers", "bus")],
             "parameters": { "query": { "description": "The query's id." } },
         });
@@ -287,6 +297,8 @@ mod tests {
         let query = QueryId::new(Uuid::from_u128(9));
         let live = address(TOKENS).replace("{query}", &query.to_string());
         assert_eq!(live, subject::live(query));
+        let described = document["channels"][TOKENS]["description"].as_str();
+        assert!(described.unwrap().contains(subject::QUERY_KEY));
     }
 
     #[test]

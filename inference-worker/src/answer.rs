@@ -17,7 +17,18 @@ use domain::{
 };
 use engine::{Engine, Finish, Generation, Item, Request, Sampling};
 use futures_util::{FutureExt, StreamExt};
-use infra::{bus::Commands, clock, telemetry, tokens::Tokens};
+use infra::{
+    bus::Commands,
+    clock,
+    jobs::Waiting,
+    retry::Backoff,
+    sealing::{
+        QueryKeys,
+        query_key::{self, Answer as FoundKey},
+    },
+    telemetry,
+    tokens::Tokens,
+};
 use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
@@ -38,6 +49,8 @@ pub(crate) enum Ended {
     Later(Duration),
     /// Another worker has the job.
     Lost,
+    /// Nobody can read the job.
+    Unreadable,
 }
 
 /// What jobs are worked on with. Clones share it.
@@ -46,6 +59,7 @@ pub(crate) struct Worker {
     client: Client,
     commands: Commands,
     tokens: Tokens,
+    keys: QueryKeys,
     engine: Engine,
     name: String,
     sampling: Sampling,
@@ -71,6 +85,7 @@ impl Worker {
             client: client.clone(),
             commands: Commands::new(client.clone()),
             tokens: Tokens::new(client.clone()),
+            keys: QueryKeys::new(client.clone()),
             engine,
             name,
             sampling,
@@ -79,8 +94,8 @@ impl Worker {
     }
 
     /// Answers a query, or goes on where the worker before has stopped.
-    pub(crate) async fn answer(&self, job: &Job, delivery: i64) -> Ended {
-        let query = job.query;
+    pub(crate) async fn answer(&self, waiting: Waiting, delivery: i64) -> Ended {
+        let query = waiting.query();
         // The same id for every repeat of this delivery, another one for the next delivery.
         let start = CommandId::derived(&[
             &query.to_string(),
@@ -91,30 +106,39 @@ impl Worker {
         // The client waits for its first chunk, so the model begins while the log is told. Nothing is
         // published before the log has it.
         let started = self.start(query, start).shared();
-        let (ended, _) = tokio::join!(self.work(job, delivery, start, started.clone()), started);
+        let work = self.work(waiting, delivery, start, started.clone());
+        let (ended, _) = tokio::join!(work, started);
         ended
     }
 
     /// Everything but telling the log that this worker starts, which `started` is about.
     async fn work(
         &self,
-        job: &Job,
+        waiting: Waiting,
         delivery: i64,
         start: CommandId,
         started: impl Future<Output = Option<Ended>>,
     ) -> Ended {
-        let query = job.query;
-        let (history, stop) = tokio::join!(self.tokens.history(query), self.listen_for_stop(query));
-        let (history, stop) = match (history, stop) {
-            (Ok(history), Ok(stop)) => (history, stop),
-            (Err(error), _) => {
-                warn!(query.id = %query, reason = telemetry::chain(&error), "a job has to wait");
-                return Ended::Later(Duration::from_secs(1));
-            }
-            (_, Err(error)) => {
-                warn!(query.id = %query, %error, "a job has to wait");
-                return Ended::Later(Duration::from_secs(1));
-            }
+        let query = waiting.query();
+        let (stored, stop, key) = tokio::join!(
+            self.tokens.stored(query),
+            self.listen_for_stop(query),
+            self.key(&waiting)
+        );
+        let stop = match stop {
+            Ok(stop) => stop,
+            Err(error) => return later(query, &error),
+        };
+        let key = match key {
+            Ok(FoundKey::Key(key)) => Some(key),
+            Ok(FoundKey::Plain) => None,
+            // Nobody could read the answer.
+            Ok(FoundKey::Erased) => return Ended::Done,
+            Err(error) => return later(query, &error),
+        };
+        let history = match stored.and_then(|stored| stored.open(key.as_ref())) {
+            Ok(history) => history,
+            Err(error) => return started.await.unwrap_or_else(|| later(query, &error)),
         };
         if history.messages.last().is_some_and(Message::is_terminal) {
             return Ended::Done;
@@ -132,8 +156,15 @@ impl Worker {
                 }
             };
         }
-        let mut writer = StreamWriter::after(self.tokens.clone(), query, history);
-        let items = self.submit(job, &writer, stop.token.clone());
+        let job = match waiting.open(key.as_ref()) {
+            Ok(job) => job,
+            Err(error) => {
+                error!(query.id = %query, reason = telemetry::chain(&error), "a job cannot be read");
+                return Ended::Unreadable;
+            }
+        };
+        let mut writer = StreamWriter::after(self.tokens.clone(), query, key, history);
+        let items = self.submit(&job, &writer, stop.token.clone());
         if let Some(nothing_to_do) = started.await {
             return nothing_to_do;
         }
@@ -141,7 +172,7 @@ impl Worker {
             Ok(items) => items,
             Err(refused) => return self.fail(query, Code::QueryModelError, &refused).await,
         };
-        let generated = match self.publish(job, items, &mut writer).await {
+        let generated = match self.publish(&job, items, &mut writer).await {
             Ok(Some(generated)) => generated,
             Ok(None) => {
                 return self
@@ -165,6 +196,21 @@ impl Worker {
                 error!(query.id = %query, reason, "inference failed");
                 self.fail(query, Code::QueryModelError, "Model inference failed")
                     .await
+            }
+        }
+    }
+
+    /// The key of a job, which command-svc may take as long to give as for a command.
+    async fn key(&self, waiting: &Waiting) -> Result<FoundKey, query_key::Error> {
+        let Some(person) = waiting.person() else {
+            return Ok(FoundKey::Plain);
+        };
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        loop {
+            match self.keys.ask(waiting.query(), person).await {
+                Err(_) if begun.elapsed() < COMMAND => backoff.wait().await,
+                answer => return answer,
             }
         }
     }
@@ -198,7 +244,7 @@ impl Worker {
     async fn after_loss(&self, query: QueryId, start: CommandId) -> Ended {
         match self.start(query, start).await {
             Some(Ended::Done) => Ended::Done,
-            Some(Ended::Later(_) | Ended::Lost) | None => Ended::Lost,
+            Some(Ended::Later(_) | Ended::Lost | Ended::Unreadable) | None => Ended::Lost,
         }
     }
 
@@ -403,6 +449,12 @@ impl Worker {
             })
             .await
     }
+}
+
+/// Something is out of reach.
+fn later(query: QueryId, error: &(dyn std::error::Error + 'static)) -> Ended {
+    warn!(query.id = %query, reason = telemetry::chain(error), "a job has to wait");
+    Ended::Later(Duration::from_secs(1))
 }
 
 /// Hears when a query has ended elsewhere, for as long as it is held.

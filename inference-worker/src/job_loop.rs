@@ -6,9 +6,9 @@ use async_nats::jetstream::{
     self, AckKind, Message,
     consumer::{AckPolicy, PullConsumer, pull},
 };
-use domain::{subject, wire::job::Job};
+use domain::subject;
 use futures_util::StreamExt;
-use infra::{lifecycle::Lifecycle, retry::Backoff};
+use infra::{jobs::Waiting, lifecycle::Lifecycle, retry::Backoff, telemetry};
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
@@ -93,25 +93,26 @@ async fn pull_jobs(
 }
 
 async fn work(worker: &Worker, message: Message) {
-    let job: Job = match serde_json::from_slice(&message.payload) {
-        Ok(job) => job,
+    let headers = message.headers.as_ref();
+    let waiting = match Waiting::read(&message.subject, headers, &message.payload) {
+        Ok(waiting) => waiting,
         Err(error) => {
-            // Every worker would find the same; the log of events still has the query.
-            error!(%error, subject = %message.subject, "a job cannot be read");
-            message.ack_with(AckKind::Term).await.ok();
-            return;
+            let reason = telemetry::chain(&error);
+            error!(reason, subject = %message.subject, "a job cannot be read");
+            return give_up(&message).await;
         }
     };
+    let query = waiting.query();
     let delivery = message.info().map_or(1, |info| info.delivered);
     let mut signs = tokio::time::interval(PROGRESS);
-    let working = worker.answer(&job, delivery);
+    let working = worker.answer(waiting, delivery);
     tokio::pin!(working);
     let ended = loop {
         tokio::select! {
             ended = &mut working => break ended,
             _ = signs.tick() => {
                 if let Err(error) = message.ack_with(AckKind::Progress).await {
-                    debug!(query.id = %job.query, %error, "a sign of life did not get out");
+                    debug!(query.id = %query, %error, "a sign of life did not get out");
                 }
             }
         }
@@ -119,10 +120,16 @@ async fn work(worker: &Worker, message: Message) {
     let told = match ended {
         Ended::Done => message.double_ack().await,
         Ended::Later(pause) => message.ack_with(AckKind::Nak(Some(pause))).await,
+        Ended::Unreadable => return give_up(&message).await,
         // Another worker has it: whatever we said could take the job from it.
         Ended::Lost => return,
     };
     if let Err(error) = told {
-        debug!(query.id = %job.query, %error, "the end of a job did not get out");
+        debug!(query.id = %query, %error, "the end of a job did not get out");
     }
+}
+
+/// Every worker would find the same; the log of events still has the query.
+async fn give_up(message: &Message) {
+    message.ack_with(AckKind::Term).await.ok();
 }

@@ -12,8 +12,9 @@ use domain::{
 use infra::{
     append, clock,
     retry::Backoff,
+    sealing::QueryKey,
     telemetry,
-    tokens::{self, History, Tokens},
+    tokens::{History, Tokens},
 };
 use std::time::Duration;
 use tracing::{info, warn};
@@ -26,6 +27,8 @@ pub(crate) struct Lost;
 pub(crate) struct StreamWriter {
     tokens: Tokens,
     query: QueryId,
+    /// What messages are sealed with, where they are.
+    key: Option<QueryKey>,
     messages: Vec<Message>,
     /// Stream sequence of the last message.
     last: u64,
@@ -33,10 +36,16 @@ pub(crate) struct StreamWriter {
 
 impl StreamWriter {
     /// Goes on with a stream after what it holds.
-    pub(crate) fn after(tokens: Tokens, query: QueryId, history: History) -> Self {
+    pub(crate) fn after(
+        tokens: Tokens,
+        query: QueryId,
+        key: Option<QueryKey>,
+        history: History,
+    ) -> Self {
         Self {
             tokens,
             query,
+            key,
             messages: history.messages,
             last: history.last,
         }
@@ -80,7 +89,12 @@ impl StreamWriter {
     async fn store_from(&mut self, mut index: usize) -> Result<(), Lost> {
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(500));
         while let Some(message) = self.messages.get(index) {
-            match self.tokens.append(self.query, self.last, message).await {
+            let key = self.key.as_ref();
+            match self
+                .tokens
+                .append(self.query, self.last, message, key)
+                .await
+            {
                 Ok(seq) => {
                     self.last = seq;
                     index += 1;
@@ -101,13 +115,18 @@ impl StreamWriter {
     async fn reconcile(&mut self) -> Result<usize, Lost> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let history = loop {
-            match self.tokens.history(self.query).await {
-                Ok(history) => break history,
-                Err(tokens::Error::Undecodable { .. }) => return Err(Lost),
+            let stored = match self.tokens.stored(self.query).await {
+                Ok(stored) => stored,
                 Err(error) => {
                     warn!(query.id = %self.query, reason = telemetry::chain(&error), "the token stream is out of reach");
                     backoff.wait().await;
+                    continue;
                 }
+            };
+            // What we cannot open, or is none of ours, somebody else has written.
+            match stored.open(self.key.as_ref()) {
+                Ok(history) => break history,
+                Err(_) => return Err(Lost),
             }
         };
         if !self.messages.starts_with(&history.messages) {

@@ -77,6 +77,9 @@ pub enum NotSent {
     /// Several parts go to one subject, or there are none or too many.
     #[error("its parts cannot be appended together")]
     Malformed,
+    /// It cannot be sealed.
+    #[error("the operating system gives no random numbers")]
+    NoRandomness,
 }
 
 #[derive(Deserialize)]

@@ -14,6 +14,7 @@ pub mod event_store;
 pub mod fault;
 pub mod group_commit;
 pub mod jetstream;
+pub mod jobs;
 pub mod lifecycle;
 pub mod nats;
 pub mod objects;

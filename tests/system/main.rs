@@ -30,6 +30,7 @@ mod projections;
 mod promises;
 mod queries;
 mod restore;
+mod sealed_streams;
 mod server;
 mod sockets;
 mod timers;

@@ -80,9 +80,18 @@ async fn stream_until(
     query: QueryId,
     wanted: impl Fn(&token::Message) -> bool,
 ) -> Vec<token::Message> {
-    let tokens = Tokens::new(world.nats().await);
+    let nats = world.nats().await;
+    let (tokens, keys) = (Tokens::new(nats.clone()), world.keys(&nats));
     wait_for("the token stream", PATIENCE, || async {
-        match tokens.history(query).await {
+        let stored = tokens.stored(query).await.map_err(|e| e.to_string())?;
+        let key = match stored.person().map_err(|e| e.to_string())? {
+            Some(person) => keys
+                .of_query(query, person)
+                .await
+                .map_err(|e| e.to_string())?,
+            None => return Err("nothing".into()),
+        };
+        match stored.open(key.key()) {
             Ok(history) if history.messages.last().is_some_and(&wanted) => Ok(history.messages),
             other => Err(format!("{other:?}")),
         }
@@ -111,7 +120,14 @@ async fn reactions_happen_although_their_instance_was_killed() {
     let (query, owner) = fresh();
     submit(&world, query, owner).await;
     let tokens = Tokens::new(world.nats().await);
-    assert!(tokens.history(query).await.unwrap().messages.is_empty());
+    assert!(
+        tokens
+            .history(query, None)
+            .await
+            .unwrap()
+            .messages
+            .is_empty()
+    );
     world.spawn(Role::Command);
     let stream = stream_until(&world, query, |_| true).await;
     assert_eq!(stream[0].body, Body::Queued { owner });
@@ -144,7 +160,10 @@ async fn reactions_happen_although_their_instance_was_killed() {
     .await
     .expect("all is acknowledged");
     for query in &asked {
-        assert_eq!(tokens.history(*query).await.unwrap().messages.len(), 1);
+        assert_eq!(
+            tokens.history(*query, None).await.unwrap().messages.len(),
+            1
+        );
     }
     assert_eq!(messages(&world, subject::JOBS).await, asked.len() as u64);
     assert_eq!(messages(&world, subject::TIMERS).await, asked.len() as u64);

@@ -6,7 +6,7 @@
 //! is, may be missing too, when another instance has the commit that calls for it: it is then
 //! written here, out of the log, and what the other one writes is refused as a conflict.
 
-use super::{Problem, Runner, open_stream, unreadable};
+use super::{Cause, Problem, Runner, Seal, open_stream, unreadable};
 use async_nats::Client;
 use domain::{
     Aggregate, Timestamp, commit,
@@ -60,7 +60,7 @@ pub(super) async fn close_stream(
     query: QueryId,
     terminal: &Terminal,
     at: Timestamp,
-    log_seq: u64,
+    cause: Cause,
 ) -> Result<(), Problem> {
     let Runner {
         client,
@@ -79,9 +79,17 @@ pub(super) async fn close_stream(
     let give_up = (Instant::now() + left).max(presence.since(client) + REPAIR);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
     loop {
-        let history = tokens.history(query).await?;
+        // Each time, since the person may be erased meanwhile.
+        let key = match runner.key(query, cause).await? {
+            Seal::With(key) => Some(key),
+            Seal::Not => None,
+            Seal::Erased => return Ok(()),
+        };
+        let history = tokens.history(query, key.as_ref()).await?;
         let Some(last) = history.messages.last() else {
-            open_from_log(client, keys, tokens, query).await?;
+            if !open_from_log(client, keys, tokens, query).await? {
+                return Ok(());
+            }
             backoff.wait().await;
             continue;
         };
@@ -102,23 +110,26 @@ pub(super) async fn close_stream(
                 seq: seq + 1,
                 at,
                 body: Body::Terminal(terminal.clone()),
-                log_seq: Some(log_seq),
+                log_seq: Some(cause.log_seq),
             },
         };
-        match tokens.append(query, history.last, &next).await {
+        match tokens
+            .append(query, history.last, &next, key.as_ref())
+            .await
+        {
             Ok(_) | Err(append::Error::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Does what the query's first commit calls for.
+/// Does what the query's first commit calls for; false if nobody can read that any more.
 async fn open_from_log(
     client: &Client,
     keys: &Keyring,
     tokens: &Tokens,
     query: QueryId,
-) -> Result<(), Problem> {
+) -> Result<bool, Problem> {
     let subject = Query::named(query.uuid()).subject();
     let commits = direct_get::subject(client, subject::EVENTS, &subject, 1)
         .await
@@ -126,7 +137,7 @@ async fn open_from_log(
     for stored in commits {
         let opened = keys.open(&subject, Some(&stored.headers), &stored.payload);
         let Opened::Text(payload) = opened.await? else {
-            continue;
+            return Ok(false);
         };
         let events: Vec<Event> = commit::decode(&subject, &payload).map_err(unreadable)?;
         let reactions = events
@@ -134,7 +145,7 @@ async fn open_from_log(
             .flat_map(|event| react_to_query(event, &Settings::default()));
         for reaction in reactions {
             if let Reaction::OpenStream { query, owner, at } = reaction {
-                return open_stream(tokens, query, owner, at).await;
+                return open_stream(tokens, query, owner, at).await.map(|()| true);
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::{
     timers::Timers,
 };
 use async_nats::{
-    Client, HeaderMap, header,
+    Client, HeaderMap,
     jetstream::{self, Message},
 };
 use bytes::Bytes;
@@ -42,13 +42,14 @@ use domain::{
     },
 };
 use infra::{
-    append, clock,
+    append, clock, jobs,
     lifecycle::Lifecycle,
     retry::Backoff,
     revocations,
     sealing::{
-        Opened,
+        Opened, QueryKey,
         keyring::{self, Keyring},
+        query_key::Answer,
     },
     telemetry,
     tokens::{self, Tokens},
@@ -79,6 +80,25 @@ pub struct Runner {
     at_work: Arc<Semaphore>,
     presence: Arc<Presence>,
     life: Lifecycle,
+}
+
+/// What a reaction follows from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cause {
+    /// The commit's sequence in the log.
+    log_seq: u64,
+    /// Whose key the commit is sealed with.
+    person: Option<AccountId>,
+}
+
+/// How to seal what follows from a commit.
+enum Seal {
+    /// With this key.
+    With(QueryKey),
+    /// Not at all.
+    Not,
+    /// Nobody could read it any more: nothing follows.
+    Erased,
 }
 
 /// Why a reaction was not carried out.
@@ -133,9 +153,10 @@ impl From<append::Error> for Problem {
 
 impl From<tokens::Error> for Problem {
     fn from(error: tokens::Error) -> Self {
-        match error {
-            tokens::Error::Undecodable { .. } => Self::never(error),
-            tokens::Error::Read { .. } | tokens::Error::Follow { .. } => Self::later(error),
+        if error.is_transient() {
+            Self::later(error)
+        } else {
+            Self::never(error)
         }
     }
 }
@@ -241,11 +262,15 @@ impl Runner {
             // Nothing follows from what nobody can read.
             Opened::Erased => return Ok(()),
         };
+        let cause = Cause {
+            log_seq,
+            person: self.keys.person(subject, headers)?,
+        };
         let reactions = policy::react(subject, &payload, &self.settings).map_err(unreadable)?;
         for reaction in reactions.iter().skip(*done) {
             // It is closed at no time: the runner holds it.
             let _place = self.at_work.acquire().await.map_err(Problem::later)?;
-            self.carry_out(reaction, log_seq).await?;
+            self.carry_out(reaction, cause).await?;
             *done += 1;
         }
         Ok(())
@@ -266,8 +291,8 @@ impl Runner {
         .await
     }
 
-    /// Carries out one reaction; `log_seq` is the sequence of what it follows from.
-    pub(crate) async fn carry_out(&self, reaction: &Reaction, log_seq: u64) -> Result<(), Problem> {
+    /// Carries out one reaction.
+    pub(crate) async fn carry_out(&self, reaction: &Reaction, cause: Cause) -> Result<(), Problem> {
         match reaction {
             Reaction::OpenStream { at, .. } | Reaction::CloseStream { at, .. }
                 if clock::now().millis_since(*at) > limits::TOKENS_LIFE_MILLIS =>
@@ -282,12 +307,12 @@ impl Runner {
                 query,
                 terminal,
                 at,
-            } => close_stream::close_stream(self, *query, terminal, *at, log_seq).await,
+            } => close_stream::close_stream(self, *query, terminal, *at, cause).await,
             Reaction::EnqueueJob {
                 model,
                 priority,
                 job,
-            } => self.enqueue(model, *priority, job).await,
+            } => self.enqueue(model, *priority, job, cause).await,
             Reaction::Revoke { key, ttl_secs } => {
                 // A replay of old events must not revoke for longer than the tokens can live.
                 debug_assert!(*ttl_secs <= limits::REFRESH_TOKEN_SECS);
@@ -301,27 +326,53 @@ impl Runner {
             Reaction::ClearTimer { timer } => {
                 self.timers.clear(*timer).await.map_err(Problem::later)
             }
-            Reaction::Erase { account } => self.erasing.erase(*account, log_seq).await,
+            Reaction::Erase { account } => self.erasing.erase(*account, cause.log_seq).await,
             Reaction::Command { id, cause, body } => self.give(*id, cause, body).await,
         }
     }
 
-    async fn enqueue(&self, model: &str, priority: Priority, job: &Job) -> Result<(), Problem> {
+    async fn enqueue(
+        &self,
+        model: &str,
+        priority: Priority,
+        job: &Job,
+        cause: Cause,
+    ) -> Result<(), Problem> {
         let life = u64::try_from(self.settings.query_life_millis).unwrap_or(u64::MAX);
         if clock::now().millis_since(job.submitted_at) > life {
             // Its timer is due: whoever took the job would only be told so.
             return Ok(());
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(header::NATS_MESSAGE_ID, job.query.to_string());
-        let payload = serde_json::to_vec(job).map_err(Problem::never)?;
+        let key = match self.key(job.query, cause).await? {
+            Seal::With(key) => Some(key),
+            Seal::Not => None,
+            Seal::Erased => return Ok(()),
+        };
+        let subject = subject::job(model, priority);
+        let message = jobs::message(&subject, job, key.as_ref()).map_err(|error| match error {
+            jobs::Error::NoRandomness(_) => Problem::later(error),
+            error => Problem::never(error),
+        });
+        let (headers, payload) = message?;
         let stored = self
             .context
-            .publish_with_headers(subject::job(model, priority), headers, payload.into())
+            .publish_with_headers(subject, headers, payload)
             .await
             .map_err(Problem::later)?;
         stored.await.map_err(Problem::later)?;
         Ok(())
+    }
+
+    /// How to seal what follows for a query: as the commit is sealed that it follows from.
+    async fn key(&self, query: QueryId, cause: Cause) -> Result<Seal, Problem> {
+        let Some(person) = cause.person else {
+            return Ok(Seal::Not);
+        };
+        match self.keys.of_query(query, person).await? {
+            Answer::Key(key) => Ok(Seal::With(key)),
+            Answer::Erased => Ok(Seal::Erased),
+            Answer::Plain => Err(keyring::Error::Missing { person }.into()),
+        }
     }
 
     /// Gives a command. A refusal is an answer: what the command wanted is not wanted any more.
@@ -375,7 +426,7 @@ async fn open_stream(
         body: Body::Queued { owner },
         log_seq: None,
     };
-    match tokens.append(query, 0, &message).await {
+    match tokens.append(query, 0, &message, None).await {
         Ok(_) | Err(append::Error::Conflict { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -6,6 +6,7 @@ pub mod consistency;
 pub mod error;
 pub mod job;
 pub mod parked;
+pub mod query_key;
 pub mod rest;
 pub mod socket;
 pub mod token;

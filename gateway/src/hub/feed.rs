@@ -18,6 +18,8 @@ use tokio::sync::{Notify, watch};
 /// What is known of one query's stream.
 pub(crate) struct Feed {
     pub(crate) query: QueryId,
+    /// Who followed first, and is likely to be the owner.
+    pub(super) opener: AccountId,
     writes: Arc<Consistency>,
     state: RwLock<State>,
     head: AtomicU32,
@@ -34,6 +36,8 @@ struct State {
     owner: Option<AccountId>,
     entries: Vec<Entry>,
     terminal: Option<Arc<Ended>>,
+    /// Nobody can read the stream any more.
+    is_gone: bool,
 }
 
 /// How a query ended.
@@ -56,9 +60,10 @@ impl Ended {
 }
 
 impl Feed {
-    pub(super) fn new(query: QueryId, writes: Arc<Consistency>) -> Self {
+    pub(super) fn new(query: QueryId, opener: AccountId, writes: Arc<Consistency>) -> Self {
         Self {
             query,
+            opener,
             writes,
             state: RwLock::default(),
             head: AtomicU32::new(0),
@@ -104,15 +109,33 @@ impl Feed {
             }
             state.terminal.is_some()
         };
+        self.wake();
+        ended
+    }
+
+    fn wake(&self) {
         for (_, bell) in self.followers().iter() {
             bell.notify_one();
         }
-        ended
+    }
+
+    /// Nobody can read the stream any more, since its owner was erased.
+    pub(super) fn mark_gone(&self) {
+        self.state
+            .write()
+            .unwrap_or_else(|error| error.into_inner())
+            .is_gone = true;
+        self.mark_read();
+        self.wake();
     }
 
     /// The history has been read once.
     pub(super) fn mark_read(&self) {
         self.read.send_replace(true);
+    }
+
+    pub(super) fn owner(&self) -> Option<AccountId> {
+        self.state().owner
     }
 
     pub(super) fn terminal(&self) -> Option<Arc<Ended>> {
@@ -179,7 +202,7 @@ impl Follower {
 
     /// Who may follow, if the stream says so.
     pub(crate) fn owner(&self) -> Option<AccountId> {
-        self.feed.state().owner
+        self.feed.owner()
     }
 
     /// The latest `seq`; zero if there is none.
@@ -204,11 +227,23 @@ impl Follower {
         self.feed.terminal()
     }
 
-    /// Waits for the end of the query. Only for a follower with a bell of its own.
-    pub(crate) async fn ended(&self) -> Arc<Ended> {
+    /// Whether nobody can read the stream any more, since its owner was erased.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.feed.state().is_gone
+    }
+
+    /// Whether nothing more will come.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.feed.state();
+        state.is_gone || state.terminal.is_some()
+    }
+
+    /// Waits for the end of the query; `None` if its stream is gone. Only for a follower with a
+    /// bell of its own.
+    pub(crate) async fn ended(&self) -> Option<Arc<Ended>> {
         loop {
-            if let Some(terminal) = self.terminal() {
-                return terminal;
+            if self.is_over() {
+                return self.terminal();
             }
             self.bell.notified().await;
         }
@@ -249,7 +284,7 @@ mod tests {
         let owner = AccountId::new(uuid::Uuid::from_u128(1));
         let writes = Arc::new(Consistency::new());
         let query = QueryId::new(uuid::Uuid::from_u128(2));
-        let feed = Arc::new(Feed::new(query, writes.clone()));
+        let feed = Arc::new(Feed::new(query, owner, writes.clone()));
         let bell = Arc::new(Notify::new());
         let follower = Follower::attach(feed.clone(), bell.clone());
         assert!(!feed.append(&[message(1, Body::Queued { owner })]));
@@ -265,9 +300,23 @@ mod tests {
         assert_eq!(seqs(0, 1), [1]);
         assert_eq!(seqs(1, 9), [2]);
         assert_eq!(seqs(2, 9), [] as [u32; 0]);
-        assert_eq!(follower.ended().await.terminal, Terminal::Cancelled);
+        let ended = follower.ended().await.unwrap();
+        assert_eq!(ended.terminal, Terminal::Cancelled);
+        assert!(follower.is_over() && !follower.is_gone());
         drop(follower);
         assert!(!feed.has_followers());
         feed.abandoned().await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_gone_is_over_and_has_no_end() {
+        let owner = AccountId::new(uuid::Uuid::from_u128(1));
+        let query = QueryId::new(uuid::Uuid::from_u128(2));
+        let feed = Arc::new(Feed::new(query, owner, Arc::new(Consistency::new())));
+        let bell = Arc::new(Notify::new());
+        let follower = Follower::attach(feed.clone(), bell.clone());
+        let ending = tokio::join!(follower.ended(), async { feed.mark_gone() }).0;
+        assert!(ending.is_none() && follower.is_gone());
+        follower.read().await;
     }
 }

@@ -1,11 +1,13 @@
 //! Following token streams: once per query and node, however many clients listen.
 //!
 //! A [`feed::Feed`] holds what is known of one query's stream as frames that are encoded once. Its
-//! task subscribes to live messages, reads the history, merges both by `seq` ([`merge`]), and
-//! wakes its followers. A follower has a cursor into the feed, not a queue.
+//! task subscribes to live messages, reads the history, opens both with the query's key ([`key`]),
+//! merges them by `seq` ([`merge`]), and wakes its followers. A follower has a cursor into the
+//! feed, not a queue.
 
 mod feed;
 mod frame;
+mod key;
 mod merge;
 
 pub(crate) use feed::Follower;
@@ -16,14 +18,17 @@ use crate::{
     metrics::{Metrics, QueryKind},
 };
 use async_nats::connection::State;
-use domain::id::QueryId;
+use domain::id::{AccountId, QueryId};
 use feed::Feed;
 use futures_util::StreamExt;
 use infra::{
     lifecycle::Lifecycle,
     nats::connects,
-    tokens::{Live, Tokens},
+    sealing::QueryKeys,
+    telemetry,
+    tokens::{self, Envelope, Live, Tokens},
 };
+use key::FeedKey;
 use lru::LruCache;
 use merge::Merge;
 use std::{
@@ -55,6 +60,7 @@ pub(crate) struct Hub(Arc<Shared>);
 
 struct Shared {
     tokens: Tokens,
+    keys: QueryKeys,
     metrics: Arc<Metrics>,
     writes: Arc<Consistency>,
     lifecycle: Lifecycle,
@@ -79,6 +85,7 @@ impl Hub {
     pub(crate) fn new(
         client: async_nats::Client,
         tokens: Tokens,
+        keys: QueryKeys,
         metrics: Arc<Metrics>,
         writes: Arc<Consistency>,
         lifecycle: Lifecycle,
@@ -102,6 +109,7 @@ impl Hub {
         });
         Self(Arc::new(Shared {
             tokens,
+            keys,
             metrics,
             writes,
             lifecycle,
@@ -118,29 +126,29 @@ impl Hub {
         self.0.connection.subscribe()
     }
 
-    /// Follows a query; `wake` is notified of everything new. Whether the caller may is for the
+    /// Follows a query; `wake` is notified of everything new. Whether this user may is for the
     /// caller to find out, see [`Follower::owner`].
-    pub(crate) fn follow(&self, query: QueryId, wake: Arc<Notify>) -> Follower {
+    pub(crate) fn follow(&self, query: QueryId, user: AccountId, wake: Arc<Notify>) -> Follower {
         let mut shelf = self.shelf();
-        let feed = self.open(&mut shelf, query);
+        let feed = self.open(&mut shelf, query, user);
         // Attached under the lock, so that the feed is not dropped in between.
         Follower::attach(feed, wake)
     }
 
-    /// Follows a query that was submitted here to its end, for the metrics.
-    pub(crate) fn count(&self, query: QueryId, kind: QueryKind) {
+    /// Follows a query that this user submitted here to its end, for the metrics.
+    pub(crate) fn count(&self, query: QueryId, user: AccountId, kind: QueryKind) {
         let mut shelf = self.shelf();
-        self.open(&mut shelf, query).count(kind);
+        self.open(&mut shelf, query, user).count(kind);
     }
 
-    fn open(&self, shelf: &mut Shelf, query: QueryId) -> Arc<Feed> {
+    fn open(&self, shelf: &mut Shelf, query: QueryId, user: AccountId) -> Arc<Feed> {
         if let Some(feed) = shelf.finished.get(&query) {
             return feed.clone();
         }
         if let Some(feed) = shelf.running.get(&query) {
             return feed.clone();
         }
-        let feed = Arc::new(Feed::new(query, self.0.writes.clone()));
+        let feed = Arc::new(Feed::new(query, user, self.0.writes.clone()));
         shelf.running.insert(query, feed.clone());
         let task = self.clone().run(feed.clone());
         self.0.lifecycle.spawn("feed", task);
@@ -157,20 +165,22 @@ impl Hub {
     /// One feed's task.
     async fn run(self, feed: Arc<Feed>) {
         let started = Instant::now();
-        let mut merge = Merge::default();
+        let mut reading = Reading::of(FeedKey::new(self.0.keys.clone(), feed.query));
         let mut connection = self.connection();
-        let mut live = None;
-        let mut patience = Patience::default();
         let mut retry_at = Some(started);
         let mut left_at = None;
         loop {
             if retry_at.is_some_and(|at| at <= Instant::now()) {
-                retry_at = self.read(&feed, &mut merge, &mut live, &mut patience).await;
+                retry_at = match self.read(&feed, &mut reading).await {
+                    Read::All => None,
+                    Read::Again(at) => Some(at),
+                    Read::Gone => return self.give_up(&feed),
+                };
             }
-            if self.publish(&feed, &mut merge) {
+            if self.publish(&feed, &mut reading.merge) {
                 return self.finish(&feed, started);
             }
-            if merge.has_gap() && retry_at.is_none() {
+            if reading.merge.has_gap() && retry_at.is_none() {
                 retry_at = Some(Instant::now());
                 continue;
             }
@@ -185,11 +195,15 @@ impl Hub {
                 (None, None) => Instant::now() + SILENCE,
             };
             tokio::select! {
-                message = next(&mut live) => match message {
-                    Some(message) => {
-                        merge.offer(message);
-                        while let Some(message) = ready(&mut live) {
-                            merge.offer(message);
+                envelope = next(&mut reading.live) => match envelope {
+                    Some(envelope) => {
+                        let mut complete = reading.offer(&envelope);
+                        while let Some(envelope) = ready(&mut reading.live) {
+                            complete &= reading.offer(&envelope);
+                        }
+                        if !complete {
+                            // Not before it is due, if it is to be tried again anyway.
+                            retry_at.get_or_insert_with(Instant::now);
                         }
                     }
                     None => retry_at = Some(Instant::now()),
@@ -209,37 +223,72 @@ impl Hub {
         }
     }
 
-    /// Subscribes if that is not done, and reads the history. Answers when to try again.
-    async fn read(
-        &self,
-        feed: &Feed,
-        merge: &mut Merge,
-        live: &mut Option<Live>,
-        patience: &mut Patience,
-    ) -> Option<Instant> {
+    /// Subscribes if that is not done, reads the history, and has the key.
+    async fn read(&self, feed: &Feed, reading: &mut Reading) -> Read {
+        let Reading {
+            merge,
+            live,
+            key,
+            patience,
+        } = reading;
         if live.is_none() {
             // Live first: what is stored between the two steps arrives twice rather than never.
             match self.0.tokens.live(feed.query).await {
                 Ok(subscription) => *live = Some(subscription),
                 Err(error) => {
                     warn!(query.id = %feed.query, %error, "live messages are missing");
-                    return Some(patience.next());
+                    return Read::Again(patience.next());
                 }
             }
         }
-        match self.0.tokens.history(feed.query).await {
-            Ok(history) => {
+        // Whoever came first is most likely the owner: the key is asked for meanwhile.
+        let guess = (!key.is_known()).then_some(feed.opener);
+        let asked = async {
+            if let Some(person) = guess {
+                key.ask(person).await;
+            }
+        };
+        let (stored, ()) = tokio::join!(self.0.tokens.stored(feed.query), asked);
+        let opened = async {
+            let stored = stored?;
+            let person = match (stored.person()?, feed.owner()) {
+                // What was told is not there any more: perhaps its owner was erased.
+                (None, Some(owner)) => {
+                    if guess.is_none() {
+                        key.forget();
+                    }
+                    Some(owner)
+                }
+                (person, _) => person,
+            };
+            if let Some(person) = person {
+                if guess != Some(person) {
+                    key.ask(person).await;
+                }
+                if key.is_erased(person) {
+                    return Ok(None);
+                }
+            }
+            stored.open(key.key()).map(Some)
+        };
+        match opened.await {
+            Ok(Some(history)) => {
                 merge.history(history.messages);
                 feed.mark_read();
                 if merge.has_gap() {
-                    return Some(patience.next());
+                    return Read::Again(patience.next());
                 }
                 patience.reset();
-                None
+                Read::All
             }
+            Ok(None) => Read::Gone,
             Err(error) => {
-                warn!(query.id = %feed.query, %error, "the history is missing");
-                Some(patience.next())
+                let reason = telemetry::chain(&error);
+                warn!(query.id = %feed.query, reason, "the history is missing");
+                if matches!(error, tokens::Error::NoKey { .. }) {
+                    key.forget();
+                }
+                Read::Again(patience.next())
             }
         }
     }
@@ -262,6 +311,12 @@ impl Hub {
         shelf.finished.put(feed.query, feed.clone());
     }
 
+    /// Nobody can read the stream any more: for its followers there is none.
+    fn give_up(&self, feed: &Feed) {
+        self.shelf().running.remove(&feed.query);
+        feed.mark_gone();
+    }
+
     /// Forgets a feed that nobody follows any more; true if nobody began to meanwhile.
     fn leave(&self, feed: &Feed, started: Instant, left_at: Instant) -> bool {
         let stopping = self.0.lifecycle.is_stopping();
@@ -274,6 +329,48 @@ impl Hub {
             return false;
         }
         shelf.running.remove(&feed.query);
+        true
+    }
+}
+
+/// How a stream is read.
+struct Reading {
+    merge: Merge,
+    live: Option<Live>,
+    key: FeedKey,
+    patience: Patience,
+}
+
+/// What came of reading the history.
+enum Read {
+    /// It is there, without a gap.
+    All,
+    /// It has to be tried again then.
+    Again(Instant),
+    /// Nobody can read it any more.
+    Gone,
+}
+
+impl Reading {
+    fn of(key: FeedKey) -> Self {
+        Self {
+            merge: Merge::default(),
+            live: None,
+            key,
+            patience: Patience::default(),
+        }
+    }
+
+    /// Takes a live message; false if the history has to be read for it, once its key is there.
+    fn offer(&mut self, envelope: &Envelope) -> bool {
+        match envelope.open(self.key.key()) {
+            Ok(message) => self.merge.offer(message),
+            Err(tokens::Error::NoKey { .. }) => return false,
+            Err(error) => {
+                let reason = telemetry::chain(&error);
+                warn!(reason, "a live message cannot be read");
+            }
+        }
         true
     }
 }
@@ -301,21 +398,21 @@ fn look(client: &async_nats::Client) -> Connection {
     }
 }
 
-async fn next(live: &mut Option<Live>) -> Option<domain::wire::token::Message> {
+async fn next(live: &mut Option<Live>) -> Option<Envelope> {
     match live {
         Some(subscription) => {
-            let message = subscription.next().await;
-            if message.is_none() {
+            let envelope = subscription.next().await;
+            if envelope.is_none() {
                 *live = None;
             }
-            message
+            envelope
         }
         None => std::future::pending().await,
     }
 }
 
 /// A message that has arrived already.
-fn ready(live: &mut Option<Live>) -> Option<domain::wire::token::Message> {
+fn ready(live: &mut Option<Live>) -> Option<Envelope> {
     use futures_util::FutureExt;
     live.as_mut()?.next().now_or_never().flatten()
 }

@@ -94,7 +94,7 @@ impl Subscriptions {
                     push(entry, into);
                 }
             }
-            one.ended = one.follower.terminal().is_some() && one.cursor >= one.follower.head();
+            one.ended = one.follower.is_over() && one.cursor >= one.follower.head();
         }
         self.forget_ended();
         more

@@ -11,11 +11,13 @@ mod key;
 pub mod keyring;
 pub mod kms;
 mod masters;
+pub mod query_key;
 mod wrapper;
 
 pub use key::{KEY_BYTES, Key, NoRandomness, OVERHEAD_BYTES};
 pub use keyring::{Keyring, PersonKey};
 pub use masters::{MasterKeys, NotUnwrapped, Unreadable};
+pub use query_key::{QueryKey, QueryKeys};
 pub use wrapper::{Failed, KeyWrapper};
 
 use crate::config;

@@ -48,12 +48,15 @@ pub(crate) async fn follow(
     query: QueryId,
     bell: Arc<Notify>,
 ) -> Result<Source, Failure> {
-    let follower = app.hub.follow(query, bell);
+    let follower = app.hub.follow(query, user, bell);
     if tokio::time::timeout(HISTORY_WAIT, follower.read())
         .await
         .is_err()
     {
         return Err(Failure::unavailable());
+    }
+    if follower.is_gone() {
+        return Err(not_found());
     }
     match follower.owner() {
         Some(owner) if owner == user => {
@@ -88,7 +91,7 @@ pub(crate) async fn follow_submitted(
     }
     // Its stream may not have begun, and the read model need not know it yet. Whose it is was found
     // out with the submission.
-    Ok(Source::Stream(app.hub.follow(known.query, bell)))
+    Ok(Source::Stream(app.hub.follow(known.query, user, bell)))
 }
 
 /// [`follow`] for a client that may have seen more than its stream shows yet: where it has seen that
@@ -113,7 +116,8 @@ pub(crate) async fn follow_as_seen(
     {
         tokio::time::timeout(READ_WAIT, follower.ended())
             .await
-            .map_err(|_| Failure::unavailable())?;
+            .map_err(|_| Failure::unavailable())?
+            .ok_or_else(not_found)?;
         note_end(call, follower);
     }
     Ok(source)

@@ -93,7 +93,7 @@ impl Reading {
                 return Some(entry);
             }
             let follower = self.follower.as_ref()?;
-            let ended = follower.terminal().is_some();
+            let ended = follower.is_over();
             self.ready = follower.after(self.cursor, BATCH).into();
             if !self.ready.is_empty() {
                 continue;

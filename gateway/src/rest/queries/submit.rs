@@ -1,6 +1,6 @@
 //! `POST /v1/query`: asks, and waits for the answer.
 
-use super::{Source, follow_submitted};
+use super::{Source, follow_submitted, not_found};
 use crate::{
     app::App,
     ask::{self, Known},
@@ -96,7 +96,7 @@ async fn wait(app: &App, call: &Call, identity: Identity, known: Known) -> Resul
         let source = follow_submitted(app, call, identity.user, known, bell).await?;
         match source {
             Source::Stream(follower) => {
-                let end = follower.ended().await;
+                let end = follower.ended().await.ok_or_else(not_found)?;
                 call.seen.note(end.log_seq.unwrap_or(0));
                 ended(query, &end.terminal)
             }
