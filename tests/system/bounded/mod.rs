@@ -4,6 +4,7 @@ mod crash;
 mod leaving;
 mod looking;
 mod permissions;
+mod staying;
 
 use amaima::stack::wait_for;
 use async_nats::jetstream;

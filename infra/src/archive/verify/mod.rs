@@ -1,6 +1,7 @@
 //! Comparing the copy with the log, record by record, up to the first difference.
 
 mod difference;
+mod purged;
 
 pub use difference::{Difference, Side, What};
 
@@ -158,26 +159,6 @@ impl Check<'_> {
         self.unlisted(pages.len() as u64).await
     }
 
-    /// All of it, whatever the range is: pages are chained.
-    async fn read_ledger(&mut self) -> Result<(), Found> {
-        let damaged = |key: String, detail: String| copy(What::DamagedLedger, (0, 0), key, detail);
-        match self.ledger.follow(self.archive).await {
-            Ok(_) => {}
-            Err(error @ Error::Ledger { .. }) => {
-                let key = self.archive.ledger_key(self.ledger.tail().pages);
-                return Err(damaged(key, error.to_string()).into());
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let (read, there) = (self.ledger.tail().pages, self.archive.ledger_pages().await?);
-        if there.iter().any(|number| *number > read) {
-            let key = self.archive.ledger_key(read);
-            let detail = format!("{key} is missing, although later pages of the ledger are there");
-            return Err(damaged(key, detail).into());
-        }
-        Ok(())
-    }
-
     /// What is behind the end of the manifest: nothing, or one segment that its writer, when it was
     /// killed, could not note any more.
     async fn unlisted(&mut self, pages: u64) -> Result<(), Found> {
@@ -250,18 +231,7 @@ impl Check<'_> {
             let (record, chain) =
                 record.map_err(|source| damaged(range, key.to_owned(), source))?;
             is_noted |= chain == entry.chain;
-            if self
-                .ledger
-                .anchor(record.last())
-                .is_some_and(|noted| noted != chain)
-            {
-                let detail = format!(
-                    "{key} is not what it was when messages were purged from the log: the chain at \
-                     {} is another one than the ledger says",
-                    record.last()
-                );
-                return Err(copy(What::BrokenChain, range, key.to_owned(), detail).into());
-            }
+            self.compare_anchor(record.last(), chain, (range, key))?;
             if record.last() >= self.range.0 && record.first() <= self.range.1 {
                 self.compare(&record).await?;
                 if self.outcome.first == 0 {
