@@ -21,7 +21,7 @@ const SOCKET: &str = "query_socket";
 const TOKENS: &str = "token_stream";
 
 /// Headers of a commit, and what they say.
-const HEADERS: [(&str, &str); 9] = [
+const HEADERS: [(&str, &str); 10] = [
     (
         header::EVENT_TYPES,
         "Types of the events, separated by commas.",
@@ -32,6 +32,10 @@ const HEADERS: [(&str, &str); 9] = [
         "The command; a repeat carries the same.",
     ),
     (header::CORRELATION_ID, "The request that began it all."),
+    (
+        header::SEALED,
+        "That the payload is sealed, how, and with whose key: `<version> <account>`.",
+    ),
     (
         header::CAUSATION_ID,
         "What caused the command: a request or an event.",
