@@ -47,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
                 lanes,
                 ..bench.config()
             };
-            ours.push(replay(&bench, config, last).await?);
+            ours.push(bench.replay(config, last).await?);
             let (took, count) = copy(&url).await?;
             bare.push(events as f64 / took.as_secs_f64());
             rows = count;
@@ -60,30 +60,6 @@ async fn main() -> anyhow::Result<()> {
         bench.stack.stop().await?;
     }
     Ok(())
-}
-
-/// Events per second, from the first that is seen in the rows to the last.
-async fn replay(bench: &Bench, config: Config, last: u64) -> anyhow::Result<f64> {
-    let life = bench.run(config);
-    let mut first: Option<(Instant, i64)> = None;
-    let rate = loop {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let seq = sqlx::query_scalar("SELECT min(seq) FROM rm.checkpoint");
-        // Until they are made the tables are not there.
-        let Ok(seq) = seq.fetch_one(&bench.pool).await else {
-            continue;
-        };
-        let seq: i64 = seq;
-        match first {
-            None if seq > 0 => first = Some((Instant::now(), seq)),
-            Some((began, at)) if seq >= i64::try_from(last)? => {
-                break (seq - at) as f64 / began.elapsed().as_secs_f64();
-            }
-            _ => {}
-        }
-    };
-    life.stop(Duration::from_secs(10)).await;
-    Ok(rate)
 }
 
 /// How long the bare bulk insert of the same rows takes, and how many they are.

@@ -154,34 +154,16 @@ impl Side {
         commits::write(&self.bench.client, parts).await
     }
 
-    /// Events per second of one round, from the first that is seen in the rows to the last.
+    /// Events per second of one round.
     async fn replay(&mut self, round: usize, last: u64) -> anyhow::Result<f64> {
         let url = self.bench.stack.database(&format!("round_{round}")).await?;
         self.bench.pool = sqlx::PgPool::connect(&url).await?;
-        let life = self.bench.run(projection_svc::Config {
+        let config = projection_svc::Config {
             postgres: config::Postgres::at(&url),
             sealing: self.sealing.clone(),
             ..self.bench.config()
-        });
-        let mut first: Option<(Instant, i64)> = None;
-        let rate = loop {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            let seq = sqlx::query_scalar("SELECT min(seq) FROM rm.checkpoint");
-            // Until they are made the tables are not there.
-            let Ok(seq) = seq.fetch_one(&self.bench.pool).await else {
-                continue;
-            };
-            let seq: i64 = seq;
-            match first {
-                None if seq > 0 => first = Some((Instant::now(), seq)),
-                Some((began, at)) if seq >= i64::try_from(last)? => {
-                    break (seq - at) as f64 / began.elapsed().as_secs_f64();
-                }
-                _ => {}
-            }
         };
-        life.stop(Duration::from_secs(10)).await;
-        Ok(rate)
+        self.bench.replay(config, last).await
     }
 
     fn log_bytes(&self) -> anyhow::Result<u64> {

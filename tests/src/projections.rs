@@ -17,7 +17,7 @@ use domain::{
 };
 use infra::{bus::Views, clock, config, lifecycle::Lifecycle};
 use sqlx::PgPool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Servers without services.
@@ -90,6 +90,34 @@ impl Bench {
                 .expect("projection-svc runs");
         });
         lifecycle
+    }
+
+    /// Has an instance fold the log into the empty database of [`Self::pool`]: events per second,
+    /// from the first that is seen in the rows to the one of the sequence `last`.
+    ///
+    /// # Errors
+    /// When the database does not answer any more.
+    pub async fn replay(&self, config: projection_svc::Config, last: u64) -> anyhow::Result<f64> {
+        let life = self.run(config);
+        let mut first: Option<(Instant, i64)> = None;
+        let rate = loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let seq = sqlx::query_scalar("SELECT min(seq) FROM rm.checkpoint");
+            // Until they are made the tables are not there.
+            let Ok(seq) = seq.fetch_one(&self.pool).await else {
+                continue;
+            };
+            let seq: i64 = seq;
+            match first {
+                None if seq > 0 => first = Some((Instant::now(), seq)),
+                Some((began, at)) if seq >= i64::try_from(last)? => {
+                    break (seq - at) as f64 / began.elapsed().as_secs_f64();
+                }
+                _ => {}
+            }
+        };
+        life.stop(Duration::from_secs(10)).await;
+        Ok(rate)
     }
 
     /// Starts an instance as a process.
