@@ -36,50 +36,53 @@ const IN_FLIGHT: usize = 64;
 const PERSONS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A stack, sealed or not.
-struct Side {
+/// Servers of their own, and how they are used: sealed or not.
+async fn servers(sync: SyncMode, sealed: bool) -> anyhow::Result<(Bench, Sealing)> {
+    let stack = stack::testing_with(|options| {
+        options.sync = sync;
+        options.disposable = false;
+    });
+    let bench = Bench::on(stack.await?).await;
+    let sealing = match sealed {
+        true => bench.stack.endpoints().sealing()?,
+        false => Sealing::Off,
+    };
+    Ok((bench, sealing))
+}
+
+/// Takes commands.
+struct Writer {
     bench: Bench,
-    sealing: Sealing,
     commands: Commands,
     lifecycle: Lifecycle,
     persons: Vec<AccountId>,
 }
 
-impl Side {
+impl Writer {
     async fn start(sync: SyncMode, sealed: bool) -> anyhow::Result<Self> {
-        let stack = stack::testing_with(|options| {
-            options.sync = sync;
-            options.disposable = false;
-        });
-        let bench = Bench::on(stack.await?).await;
-        let endpoints = bench.stack.endpoints();
-        let sealing = match sealed {
-            true => endpoints.sealing()?,
-            false => Sealing::Off,
-        };
-        let commands = command_svc::Config::at(endpoints.nats(), sealing.clone());
-        let (lifecycle, persons) = (Lifecycle::new(), std::iter::repeat_with(clock::fresh_id));
-        let side = Self {
+        let (bench, sealing) = servers(sync, sealed).await?;
+        let config = command_svc::Config::at(bench.stack.endpoints().nats(), sealing);
+        let persons = std::iter::repeat_with(clock::fresh_id).take(PERSONS);
+        let writer = Self {
             commands: Commands::new(bench.client.clone()),
-            persons: persons.take(PERSONS).map(AccountId::new).collect(),
-            lifecycle,
-            sealing,
+            persons: persons.map(AccountId::new).collect(),
+            lifecycle: Lifecycle::new(),
             bench,
         };
-        let life = side.lifecycle.clone();
-        side.lifecycle.spawn("command-svc", async move {
-            if let Err(error) = command_svc::run(commands, life).await {
+        let life = writer.lifecycle.clone();
+        writer.lifecycle.spawn("command-svc", async move {
+            if let Err(error) = command_svc::run(config, life).await {
                 say(&format!("command-svc: {error}"));
             }
         });
         // Everybody has a key from here on.
         for index in 0..PERSONS {
-            wait_for("command-svc", PATIENCE, || side.submit(index))
+            wait_for("command-svc", PATIENCE, || writer.submit(index))
                 .await
                 .map_err(anyhow::Error::msg)?;
         }
-        side.hold().await?;
-        Ok(side)
+        writer.hold().await?;
+        Ok(writer)
     }
 
     /// Policies do nothing meanwhile.
@@ -88,7 +91,7 @@ impl Side {
         let log = context.get_stream_no_info(subject::EVENTS).await?;
         let until = datetime::add_std_duration(datetime::now(), PATIENCE * 60)
             .map_err(|error| anyhow::anyhow!(error))?;
-        log.pause_consumer("policies", until).await?;
+        log.pause_consumer(subject::POLICIES, until).await?;
         Ok(())
     }
 
@@ -130,32 +133,34 @@ impl Side {
         }
         Ok(count as f64 / began.elapsed().as_secs_f64())
     }
+}
 
-    /// Puts a log of this many events in place of what the rounds have written.
-    async fn refill(&self, count: usize) -> anyhow::Result<u64> {
-        let context = jetstream::new(self.bench.client.clone());
-        for stream in [
-            subject::JOBS,
-            subject::TOKENS,
-            subject::TIMERS,
-            subject::EVENTS,
-        ] {
-            context.delete_stream(stream).await?;
-        }
-        let nats = self.bench.stack.endpoints().nats();
-        infra::jetstream::prepare(&self.bench.client, &nats).await?;
-        let keys = Keyring::new(&self.bench.client, self.sealing.clone());
+/// Folds a log.
+struct Folder {
+    bench: Bench,
+    sealing: Sealing,
+    last: u64,
+}
+
+impl Folder {
+    async fn start(sync: SyncMode, sealed: bool, events: usize) -> anyhow::Result<Self> {
+        let (bench, sealing) = servers(sync, sealed).await?;
+        let keys = Keyring::new(&bench.client, sealing.clone());
         let mut random = History::new(1);
-        let mut parts = Vec::with_capacity(count + 2);
-        while parts.len() < count {
+        let mut parts = Vec::with_capacity(events + 2);
+        while parts.len() < events {
             let command = random.command();
             parts.extend(commits::sealed(&keys, random.concerned(), command).await?);
         }
-        commits::write(&self.bench.client, parts).await
+        Ok(Self {
+            last: commits::write(&bench.client, parts).await?,
+            bench,
+            sealing,
+        })
     }
 
     /// Events per second of one round.
-    async fn replay(&mut self, round: usize, last: u64) -> anyhow::Result<f64> {
+    async fn replay(&mut self, round: usize) -> anyhow::Result<f64> {
         let url = self.bench.stack.database(&format!("round_{round}")).await?;
         self.bench.pool = sqlx::PgPool::connect(&url).await?;
         let config = projection_svc::Config {
@@ -163,7 +168,7 @@ impl Side {
             sealing: self.sealing.clone(),
             ..self.bench.config()
         };
-        self.bench.replay(config, last).await
+        self.bench.replay(config, self.last).await
     }
 
     fn log_bytes(&self) -> anyhow::Result<u64> {
@@ -185,37 +190,40 @@ async fn main() -> anyhow::Result<()> {
          mode | what | plain | sealed | ratio"
     ));
     for (name, sync) in [("relaxed", SyncMode::Relaxed), ("synced", SyncMode::Always)] {
-        let mut sides = [
-            Side::start(sync, false).await?,
-            Side::start(sync, true).await?,
+        let writers = [
+            Writer::start(sync, false).await?,
+            Writer::start(sync, true).await?,
         ];
         let mut rates = [vec![], vec![]];
         for _ in 0..ROUNDS {
-            for (side, rates) in sides.iter().zip(&mut rates) {
-                rates.push(side.append(commits).await?);
+            for (writer, rates) in writers.iter().zip(&mut rates) {
+                rates.push(writer.append(commits).await?);
             }
         }
         tell(name, "append, commits/s", rates);
-        let mut lasts = Vec::new();
-        for side in &sides {
-            side.lifecycle.stop(PATIENCE).await;
-            lasts.push(side.refill(events).await?);
+        for writer in writers {
+            writer.lifecycle.stop(PATIENCE).await;
+            writer.bench.stack.stop().await?;
         }
+        let mut folders = [
+            Folder::start(sync, false, events).await?,
+            Folder::start(sync, true, events).await?,
+        ];
         let mut rates = [vec![], vec![]];
         for round in 0..ROUNDS {
-            for ((side, rates), last) in sides.iter_mut().zip(&mut rates).zip(&lasts) {
-                rates.push(side.replay(round, *last).await?);
+            for (folder, rates) in folders.iter_mut().zip(&mut rates) {
+                rates.push(folder.replay(round).await?);
             }
         }
         tell(name, "replay, events/s", rates);
-        let sizes = [sides[0].log_bytes()?, sides[1].log_bytes()?];
+        let sizes = [folders[0].log_bytes()?, folders[1].log_bytes()?];
         tell(
             name,
             "log on the disk, bytes",
             sizes.map(|size| vec![size as f64]),
         );
-        for side in sides {
-            side.bench.stack.stop().await?;
+        for folder in folders {
+            folder.bench.stack.stop().await?;
         }
     }
     Ok(())
