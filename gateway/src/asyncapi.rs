@@ -51,7 +51,7 @@ const HEADERS: [(&str, &str); 10] = [
 
 /// The header of a sealed message.
 const SEALED: &str = "Where the payload is sealed: `<version> <account>`, the way and whose key it \
-                      takes (XChaCha20-Poly1305; 24 bytes of nonce, the text, 16 bytes of tag; \
+                      takes (AES-256-GCM-SIV; 12 bytes of nonce, the text in zstd, 16 bytes of tag; \
                       bound to the subject where it is stored).";
 
 /// The document.

@@ -79,7 +79,7 @@ pub enum NotSent {
     Malformed,
     /// It cannot be sealed.
     #[error("the operating system gives no random numbers")]
-    NoRandomness,
+    NotSealed,
 }
 
 #[derive(Deserialize)]

@@ -481,7 +481,7 @@ impl EventStore {
             && let Some(key) = self.keys.for_writing(person).await?
         {
             payload = sealing::seal(&subject, &mut headers, &payload, person, &key.log)
-                .map_err(keyring::Error::NoRandomness)?;
+                .map_err(keyring::Error::NotSealed)?;
         }
         Ok(append::Part {
             subject,

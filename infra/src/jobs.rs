@@ -2,7 +2,7 @@
 //! what it takes to ask for the key stands beside them: the query is the message's id, the person
 //! is named by [`domain::commit::header::SEALED`].
 
-use crate::sealing::{NoRandomness, NotOpened, QueryKey, Unknown, sealed_for};
+use crate::sealing::{NotOpened, NotSealed, QueryKey, Unknown, sealed_for};
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use domain::{
@@ -28,7 +28,7 @@ pub enum Error {
     NotOpened(#[from] NotOpened),
     /// It cannot be sealed.
     #[error("a job cannot be sealed")]
-    NoRandomness(#[from] NoRandomness),
+    NotSealed(#[from] NotSealed),
 }
 
 impl From<serde_json::Error> for Error {

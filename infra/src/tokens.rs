@@ -255,7 +255,7 @@ impl Tokens {
                 key.seal(&subject, &mut headers, &payload)
                     .map_err(|_| append::Error::NotSent {
                         subject: subject.clone(),
-                        reason: append::NotSent::NoRandomness,
+                        reason: append::NotSent::NotSealed,
                     })?;
         }
         append::append(&self.client, &subject, expected, headers, payload.into())

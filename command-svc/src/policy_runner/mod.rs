@@ -350,7 +350,7 @@ impl Runner {
         };
         let subject = subject::job(model, priority);
         let message = jobs::message(&subject, job, key.as_ref()).map_err(|error| match error {
-            jobs::Error::NoRandomness(_) => Problem::later(error),
+            jobs::Error::NotSealed(_) => Problem::later(error),
             error => Problem::never(error),
         });
         let (headers, payload) = message?;

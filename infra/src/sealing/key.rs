@@ -1,20 +1,31 @@
 //! Keys, and what is done with one.
 
 use super::NotOpened;
-use aws_lc_rs::{hmac, rand};
-use chacha20poly1305::{AeadInOut, KeyInit, Tag, XChaCha20Poly1305, XNonce};
+use aws_lc_rs::{
+    aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hmac, rand,
+};
+use std::sync::{Arc, OnceLock};
 use zeroize::Zeroizing;
 
 /// Length of a key in bytes.
 pub const KEY_BYTES: usize = 32;
-const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 /// Bytes that a sealed text has more than the text.
-pub const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
+pub const OVERHEAD_BYTES: usize = NONCE_LEN + TAG_BYTES;
+/// For texts that are to look alike: what would be unsafe with other ciphers tells with this one
+/// only that two texts are the same.
+const ALIKE: [u8; NONCE_LEN] = [0; NONCE_LEN];
 
-/// A secret key. It is wiped from memory when it is dropped, and never printed.
+/// A secret key. It is wiped from memory when the last clone is dropped, and never printed.
 #[derive(Clone)]
-pub struct Key(Zeroizing<[u8; KEY_BYTES]>);
+pub struct Key(Arc<Secret>);
+
+struct Secret {
+    bytes: Zeroizing<[u8; KEY_BYTES]>,
+    /// Made ready at its first use.
+    cipher: OnceLock<Option<LessSafeKey>>,
+}
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -22,20 +33,27 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// This machine gives no random numbers.
+/// Nothing can be sealed: this machine gives no random numbers, or it is too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the operating system gives no random numbers")]
-pub struct NoRandomness;
+#[error("it cannot be sealed: the operating system gives no random numbers, or it is too large")]
+pub struct NotSealed;
 
 impl Key {
+    fn new(bytes: Zeroizing<[u8; KEY_BYTES]>) -> Self {
+        Self(Arc::new(Secret {
+            bytes,
+            cipher: OnceLock::new(),
+        }))
+    }
+
     /// A key that nobody else has.
     ///
     /// # Errors
     /// When the operating system gives no random numbers.
-    pub fn fresh() -> Result<Self, NoRandomness> {
+    pub fn fresh() -> Result<Self, NotSealed> {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        rand::fill(bytes.as_mut()).map_err(|_| NoRandomness)?;
-        Ok(Self(bytes))
+        rand::fill(bytes.as_mut()).map_err(|_| NotSealed)?;
+        Ok(Self::new(bytes))
     }
 
     /// A key that is known; `None` if it is not [`KEY_BYTES`] long.
@@ -43,72 +61,61 @@ impl Key {
         bytes
             .try_into()
             .ok()
-            .map(|bytes| Self(Zeroizing::new(bytes)))
+            .map(|bytes| Self::new(Zeroizing::new(bytes)))
     }
 
     /// The key itself, to be handed on.
     pub fn expose(&self) -> &[u8; KEY_BYTES] {
-        &self.0
+        &self.0.bytes
     }
 
     /// Another key for this purpose, the same each time, from which this one cannot be found
     /// (HMAC-SHA-256 as a key derivation function, NIST SP 800-108).
     #[must_use]
     pub fn derived(&self, purpose: &str, id: &[u8]) -> Self {
-        let mut tag = self.tag(&[purpose.as_bytes(), id]);
-        let key = Self::of(tag.as_ref());
-        zeroize::Zeroize::zeroize(&mut tag);
-        // A tag of SHA-256 is as long as a key.
-        Self(key.map_or_else(|| Zeroizing::new([0; KEY_BYTES]), |key| key.0))
-    }
-
-    fn tag(&self, parts: &[&[u8]]) -> [u8; KEY_BYTES] {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_ref());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.bytes.as_ref());
         let mut context = hmac::Context::with_key(&key);
-        for part in parts {
+        for part in [purpose.as_bytes(), id] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
-        let mut bytes = [0; KEY_BYTES];
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         bytes.copy_from_slice(context.sign().as_ref());
-        bytes
+        Self::new(bytes)
     }
 
-    /// Seals a text (XChaCha20-Poly1305 under a random nonce, which is long enough to be random
-    /// for ever). `place` is where it belongs: elsewhere it cannot be opened.
+    /// Seals a text under a random nonce (AES-256-GCM-SIV, RFC 8452, which a nonce that comes twice
+    /// does not break). `place` is where it belongs: elsewhere it cannot be opened.
     ///
     /// # Errors
     /// When the operating system gives no random numbers.
-    pub fn seal(&self, place: &[u8], text: &[u8]) -> Result<Vec<u8>, NoRandomness> {
-        let mut nonce = [0; NONCE_BYTES];
-        rand::fill(&mut nonce).map_err(|_| NoRandomness)?;
-        Ok(self.seal_with(nonce, place, text))
+    pub fn seal(&self, place: &[u8], text: &[u8]) -> Result<Vec<u8>, NotSealed> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).map_err(|_| NotSealed)?;
+        self.seal_with(nonce, place, text).ok_or(NotSealed)
     }
 
     /// Seals a text so that the same text at the same place always looks the same, for rows that
-    /// are made again from the log. The nonce is a tag over both (SIV, RFC 5297 in spirit), so that
-    /// two different texts never share one.
-    pub fn seal_alike(&self, place: &[u8], text: &[u8]) -> Vec<u8> {
-        let tag = self.tag(&[b"nonce", place, text]);
-        let mut nonce = [0; NONCE_BYTES];
-        nonce.copy_from_slice(&tag[..NONCE_BYTES]);
-        self.seal_with(nonce, place, text)
+    /// are made again from the log.
+    ///
+    /// # Errors
+    /// As for [`Self::seal`].
+    pub fn seal_alike(&self, place: &[u8], text: &[u8]) -> Result<Vec<u8>, NotSealed> {
+        self.seal_with(ALIKE, place, text).ok_or(NotSealed)
     }
 
-    fn seal_with(&self, nonce: [u8; NONCE_BYTES], place: &[u8], text: &[u8]) -> Vec<u8> {
+    /// Nonce, sealed text, tag; `None` for a text of 64 GiB, which the cipher does not take.
+    fn seal_with(&self, nonce: [u8; NONCE_LEN], place: &[u8], text: &[u8]) -> Option<Vec<u8>> {
         let mut sealed = Vec::with_capacity(text.len() + OVERHEAD_BYTES);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(text);
-        let body = (&mut sealed[NONCE_BYTES..]).into();
-        match self
-            .cipher()
-            .encrypt_inout_detached(&XNonce::from(nonce), place, body)
-        {
-            Ok(tag) => sealed.extend_from_slice(&tag),
-            // Only a text of 256 GiB is too long; without a tag nothing is opened.
-            Err(_) => sealed.clear(),
-        }
-        sealed
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let body = &mut sealed[NONCE_LEN..];
+        let tag = self
+            .cipher()?
+            .seal_in_place_separate_tag(nonce, Aad::from(place), body);
+        sealed.extend_from_slice(tag.ok()?.as_ref());
+        Some(sealed)
     }
 
     /// Opens what was sealed with this key at this place.
@@ -116,23 +123,22 @@ impl Key {
     /// # Errors
     /// When it was sealed with another key or at another place, or was changed since.
     pub fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, NotOpened> {
-        let (nonce, rest) = sealed.split_first_chunk().ok_or(NotOpened)?;
-        let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(NotOpened)?;
-        let nonce: &[u8; NONCE_BYTES] = nonce;
+        let (nonce, body) = sealed.split_first_chunk().ok_or(NotOpened)?;
+        let nonce = Nonce::assume_unique_for_key(*nonce);
         let mut text = body.to_vec();
-        self.cipher()
-            .decrypt_inout_detached(
-                &XNonce::from(*nonce),
-                place,
-                text.as_mut_slice().into(),
-                &Tag::from(*tag),
-            )
-            .map_err(|_| NotOpened)?;
+        let opened =
+            self.cipher()
+                .ok_or(NotOpened)?
+                .open_in_place(nonce, Aad::from(place), &mut text);
+        let length = opened.map_err(|_| NotOpened)?.len();
+        text.truncate(length);
         Ok(text)
     }
 
-    fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new((&*self.0).into())
+    fn cipher(&self) -> Option<&LessSafeKey> {
+        let make = || UnboundKey::new(&AES_256_GCM_SIV, self.0.bytes.as_ref()).ok();
+        let cipher = self.0.cipher.get_or_init(|| make().map(LessSafeKey::new));
+        cipher.as_ref()
     }
 }
 
@@ -165,37 +171,34 @@ mod tests {
     fn sealed_twice_it_looks_different_unless_that_is_wanted() {
         let seal = || key(1).seal(b"here", b"Mia").unwrap();
         assert_ne!(seal(), seal());
-        let alike = key(1).seal_alike(b"here", b"Mia");
-        assert_eq!(alike, key(1).seal_alike(b"here", b"Mia"));
-        assert_eq!(key(1).open(b"here", &alike).unwrap(), b"Mia");
-        for (place, text) in [("here", "Mio"), ("hereM", "ia"), ("", "hereMia")] {
-            let other = key(1).seal_alike(place.as_bytes(), text.as_bytes());
-            assert_ne!(other[..NONCE_BYTES], alike[..NONCE_BYTES]);
+        let alike = |place: &str, text: &str| {
+            let sealed = key(1).seal_alike(place.as_bytes(), text.as_bytes());
+            sealed.unwrap()
+        };
+        assert_eq!(alike("here", "Mia"), alike("here", "Mia"));
+        assert_eq!(key(1).open(b"here", &alike("here", "Mia")).unwrap(), b"Mia");
+        // Neither the tag nor the first letters, which are the same, tell anything.
+        let text = NONCE_LEN..NONCE_LEN + 2;
+        for (place, other) in [("here", "Mio"), ("there", "Mia")] {
+            let other = alike(place, other);
+            assert_ne!(other[text.clone()], alike("here", "Mia")[text.clone()]);
         }
     }
 
-    /// The example of draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    /// Of RFC 8452, appendix C.2.
     #[test]
     fn it_is_the_cipher_that_others_know() {
-        let key: Vec<u8> = (0x80..=0x9f).collect();
-        let mut nonce = [0; NONCE_BYTES];
-        nonce
-            .iter_mut()
-            .zip(0x40..)
-            .for_each(|(byte, value)| *byte = value);
-        let place = [
-            0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7,
-        ];
-        let text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip \
-            for the future, sunscreen would be it.";
-        let sealed = Key::of(&key).unwrap().seal_with(nonce, &place, text);
-        let body = &sealed[NONCE_BYTES..];
-        assert_eq!(body[..4], [0xbd, 0x6d, 0x17, 0x9d]);
+        let (mut bytes, mut nonce) = ([0; KEY_BYTES], [0; NONCE_LEN]);
+        (bytes[0], nonce[0]) = (1, 3);
+        let key = Key::of(&bytes).unwrap();
+        let sealed = key
+            .seal_with(nonce, b"", &[1, 0, 0, 0, 0, 0, 0, 0])
+            .unwrap();
         assert_eq!(
-            body[text.len()..],
+            sealed[NONCE_LEN..],
             [
-                0xc0, 0x87, 0x59, 0x24, 0xc1, 0xc7, 0x98, 0x79, 0x47, 0xde, 0xaf, 0xd8, 0x78, 0x0a,
-                0xcf, 0x49
+                0xc2, 0xef, 0x32, 0x8e, 0x5c, 0x71, 0xc8, 0x3b, 0x84, 0x31, 0x22, 0x13, 0x0f, 0x73,
+                0x64, 0xb7, 0x61, 0xe0, 0xb9, 0x74, 0x27, 0xe3, 0xdf, 0x28
             ]
         );
     }

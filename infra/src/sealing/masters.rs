@@ -1,7 +1,7 @@
 //! Master keys: what the keys of persons are wrapped with.
 
 use super::{
-    Key, NoRandomness,
+    Key, NotSealed,
     kms::{self, Kms},
     wrapper::{Failed, KeyWrapper, Local},
 };
@@ -97,7 +97,7 @@ impl MasterKeys {
     ///
     /// # Errors
     /// When the operating system gives no random numbers.
-    pub fn fresh_line(name: &str) -> Result<String, NoRandomness> {
+    pub fn fresh_line(name: &str) -> Result<String, NotSealed> {
         let key = Key::fresh()?;
         Ok(format!("{name} {}\n", BASE64.encode(key.expose())))
     }

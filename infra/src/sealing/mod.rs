@@ -12,9 +12,10 @@ pub mod keyring;
 pub mod kms;
 mod masters;
 pub mod query_key;
+mod squeeze;
 mod wrapper;
 
-pub use key::{KEY_BYTES, Key, NoRandomness, OVERHEAD_BYTES};
+pub use key::{KEY_BYTES, Key, NotSealed, OVERHEAD_BYTES};
 pub use keyring::{Keyring, PersonKey};
 pub use masters::{MasterKeys, NotUnwrapped, Unreadable};
 pub use query_key::{QueryKey, QueryKeys};
@@ -139,9 +140,10 @@ pub fn seal(
     payload: &[u8],
     person: AccountId,
     key: &Key,
-) -> Result<Vec<u8>, NoRandomness> {
+) -> Result<Vec<u8>, NotSealed> {
     mark(headers, person);
-    key.seal(&place(subject, Some(headers)), payload)
+    let small = squeeze::smaller(payload).map_err(|_| NotSealed)?;
+    key.seal(&place(subject, Some(headers)), &small)
 }
 
 /// Opens the payload of a message that was found at `subject` under these headers.
@@ -154,7 +156,7 @@ pub fn open(
     payload: &[u8],
     key: &Key,
 ) -> Result<Vec<u8>, NotOpened> {
-    key.open(&place(subject, headers), payload)
+    squeeze::larger(&key.open(&place(subject, headers), payload)?)
 }
 
 #[cfg(test)]

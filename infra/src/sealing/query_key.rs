@@ -4,7 +4,7 @@
 //! no master keys and ask command-svc ([`QueryKeys`]), once for each query that they follow or
 //! answer. Who asks keeps the key for as long as that takes.
 
-use super::{Key, Keyring, NoRandomness, NotOpened, keyring, keyring::Found, open, seal};
+use super::{Key, Keyring, NotOpened, NotSealed, keyring, keyring::Found, open, seal};
 use async_nats::{Client, HeaderMap, Request};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use domain::{
@@ -45,7 +45,7 @@ impl QueryKey {
         subject: &str,
         headers: &mut HeaderMap,
         text: &[u8],
-    ) -> Result<Vec<u8>, NoRandomness> {
+    ) -> Result<Vec<u8>, NotSealed> {
         seal(subject, headers, text, self.person, &self.key)
     }
 

@@ -35,7 +35,7 @@ pub enum Failed {
     Service(String),
     /// The operating system gives no random numbers.
     #[error(transparent)]
-    NoRandomness(#[from] super::NoRandomness),
+    NotSealed(#[from] super::NotSealed),
 }
 
 /// A master key that this process knows itself.

@@ -1,6 +1,6 @@
 use crate::{
     append, direct_get,
-    sealing::{Failed, NoRandomness, NotOpened, NotUnwrapped, Unknown},
+    sealing::{Failed, NotOpened, NotSealed, NotUnwrapped, Unknown},
 };
 use async_nats::jetstream::{
     context::GetStreamError,
@@ -94,7 +94,7 @@ pub enum Error {
     },
     /// Keys cannot be made.
     #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
+    NotSealed(#[from] NotSealed),
 }
 
 impl Error {
