@@ -5,6 +5,7 @@ use super::{
     answers::{Answer, Headers, WRONG, WRONG_IN_FLIGHT, history, put},
     fresh_subject, on_one_and_on_three,
 };
+use amaima::stack::wait_for;
 use async_nats::{
     Client, header,
     jetstream::{self, stream::Config},
@@ -12,6 +13,7 @@ use async_nats::{
 use domain::subject::EVENTS;
 use futures_util::future::join_all;
 use infra::direct_get;
+use tests::world::PATIENCE;
 use uuid::Uuid;
 
 on_one_and_on_three!(
@@ -270,6 +272,11 @@ async fn fifty_open_batches_and_no_more(ground: &Ground) {
     };
     let context = jetstream::new(ground.client.clone());
     context.create_stream(config).await.expect("a stream");
+    // The member that we are connected to may hear later than its maker who takes the subjects.
+    let listening = wait_for("the new stream", PATIENCE, || {
+        ground.client.request(format!("{name}.first"), "x".into())
+    });
+    listening.await.expect("it answers");
     for n in 0..=LIMIT {
         let headers = part(Headers::expecting(0), &fresh(), 1);
         let answer = put(&ground.client, &format!("{name}.{n}"), headers, "x").await;
