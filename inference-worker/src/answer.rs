@@ -15,7 +15,7 @@ use domain::{
         token::{Body, Chunk, Message},
     },
 };
-use engine::{Engine, Finish, Generation, Item, Request, Sampling};
+use engine::{Engine, Finish, Generation, Item, Priority, Request, Sampling};
 use futures_util::{FutureExt, StreamExt};
 use infra::{
     bus::Commands,
@@ -298,7 +298,13 @@ impl Worker {
                 self.engine.model().context_length
             ));
         }
+        let owner = job.owner.uuid().as_u128();
         let request = Request {
+            owner,
+            // What one person asked is nobody else's prefix.
+            cache_salt: owner,
+            // Whoever asks waits for the answer; a job says nothing that a person could not claim.
+            priority: Priority::Interactive,
             prompt,
             generated: writer
                 .chunks()

@@ -17,6 +17,8 @@ use infra::{clock, config, lifecycle::Lifecycle};
 use std::{num::NonZeroUsize, path::PathBuf};
 use tracing::info;
 
+const MEBIBYTE: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("a literal above zero");
+
 /// What an inference worker needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,6 +36,10 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// Most tokens of one answer.
     pub max_new_tokens: usize,
+    /// Tokens computed in one step for all queries together.
+    pub step_tokens: NonZeroUsize,
+    /// Mebibytes for what the model remembers of all queries.
+    pub kv_mib: NonZeroUsize,
 }
 
 impl Config {
@@ -47,11 +53,15 @@ impl Config {
             concurrency: NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN),
             threads: None,
             max_new_tokens: 512,
+            // On a few cores a longer step would hold up the answers that stream meanwhile.
+            step_tokens: NonZeroUsize::new(256).unwrap_or(NonZeroUsize::MIN),
+            kv_mib: NonZeroUsize::new(1024).unwrap_or(NonZeroUsize::MIN),
         }
     }
 
     /// From the environment: `MODEL_DIR`, `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_THREADS`,
-    /// `WORKER_MAX_NEW_TOKENS`, `WORKER_CACHE_DIR`, and how to reach NATS.
+    /// `WORKER_MAX_NEW_TOKENS`, `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`, `WORKER_CACHE_DIR`, and how
+    /// to reach NATS.
     ///
     /// # Errors
     /// When a variable cannot be read.
@@ -66,6 +76,8 @@ impl Config {
             concurrency: config::parsed("WORKER_CONCURRENCY", default.concurrency)?,
             threads: NonZeroUsize::new(threads),
             max_new_tokens: config::parsed("WORKER_MAX_NEW_TOKENS", default.max_new_tokens)?,
+            step_tokens: config::parsed("WORKER_STEP_TOKENS", default.step_tokens)?,
+            kv_mib: config::parsed("WORKER_KV_MIB", default.kv_mib)?,
             nats: default.nats,
         })
     }
@@ -149,6 +161,8 @@ async fn load(config: &Config) -> Result<Engine, Error> {
     let options = engine::Options {
         threads: config.threads,
         max_active: config.concurrency,
+        step_tokens: config.step_tokens,
+        kv_bytes: config.kv_mib.saturating_mul(MEBIBYTE),
         ..engine::Options::default()
     };
     let loading = tokio::task::spawn_blocking(move || {

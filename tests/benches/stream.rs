@@ -4,7 +4,7 @@
 //! needs to its first token is measured alone, on the same machine, and taken off.
 
 use domain::limits::SOCKET_MESSAGES_PER_SECOND;
-use engine::{Engine, Item, Message, Options, Request, Sampling};
+use engine::{Engine, Item, Message, Options, Priority, Request, Sampling};
 use futures_util::StreamExt;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -112,6 +112,9 @@ async fn first_tokens() -> anyhow::Result<Vec<Duration>> {
             content: question(n),
         };
         let request = Request {
+            owner: 0,
+            cache_salt: 0,
+            priority: Priority::Interactive,
             prompt: engine.chat_prompt(&[message])?,
             generated: vec![],
             sampling: Sampling::GREEDY,

@@ -1,6 +1,6 @@
 //! The demo model answers what it was taught, and says what it is otherwise.
 
-use engine::{Engine, Item, Message, Options, Request, Sampling};
+use engine::{Engine, Item, Message, Options, Priority, Request, Sampling};
 use serde_json::Value;
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,9 @@ fn answer(engine: &Engine, question: &str) -> String {
     };
     let prompt = engine.chat_prompt(&[message]).expect("a prompt");
     let request = Request {
+        owner: 0,
+        cache_salt: 0,
+        priority: Priority::Interactive,
         prompt,
         generated: vec![],
         sampling: Sampling::GREEDY,

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use engine::{Engine, Item, Message, Options, Request, Sampling};
+use engine::{Engine, Item, Message, Options, Priority, Request, Sampling};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -32,6 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let prompt = engine.chat_prompt(&[message])?;
     let submitted = Instant::now();
     let mut generation = engine.submit(Request {
+        owner: 0,
+        cache_salt: 0,
+        priority: Priority::Interactive,
         prompt,
         generated: Vec::new(),
         sampling: Sampling::GREEDY,

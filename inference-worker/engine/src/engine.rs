@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::backend::cpu::Cpu;
+use crate::backend::cpu::{self, Cpu};
 use crate::chat_template::{ChatTemplate, Message};
 use crate::error::Error;
 use crate::generation::{Generation, Request};
+use crate::kv::{BLOCK, Blocks};
 use crate::model::Model;
 use crate::scheduler::Scheduler;
 use crate::tokenizer::Tokenizer;
@@ -20,15 +21,20 @@ use crate::tokenizer::Tokenizer;
 pub struct Options {
     /// Threads that compute; all available cores when absent.
     pub threads: Option<NonZeroUsize>,
-    /// Positions per generation at most, below the model's own limit; bounds the memory of the
-    /// caches.
+    /// Positions per generation at most, below the model's own limit.
     pub max_context: Option<NonZeroUsize>,
-    /// Generations that are computed side by side; each holds a key-value cache.
+    /// Bytes for the keys and values of all generations, prefixes kept for later ones included.
+    /// Less where `max_active` of the longest generations need less; what none of it can hold
+    /// shortens the context.
+    pub kv_bytes: NonZeroUsize,
+    /// Generations that are computed together at most; fewer while `kv_bytes` holds no more.
     pub max_active: NonZeroUsize,
     /// Generations that wait for a place; when as many wait, `submit` answers [`Error::Busy`].
     pub max_waiting: usize,
-    /// Prompt tokens computed for one generation before the others get their turn.
-    pub prefill_chunk: NonZeroUsize,
+    /// Tokens computed in one step, for all generations together; at least `max_active`. A long
+    /// prompt takes several steps, and the others get a token in each: fewer make their tokens
+    /// come more evenly, more need fewer passes over the weights.
+    pub step_tokens: NonZeroUsize,
     /// Tokens that a consumer may lag behind before its generation pauses.
     pub stream_capacity: NonZeroUsize,
 }
@@ -41,9 +47,10 @@ impl Default for Options {
         Self {
             threads: None,
             max_context: None,
+            kv_bytes: some(1 << 30),
             max_active: some(8),
             max_waiting: 64,
-            prefill_chunk: some(64),
+            step_tokens: some(1_024),
             stream_capacity: some(64),
         }
     }
@@ -97,9 +104,11 @@ impl Engine {
         let tokenizer = Arc::new(Tokenizer::load(dir, model.config().vocab_size)?);
         let template = ChatTemplate::load(dir, &tokenizer)?;
         let context = model.config().max_position_embeddings;
-        let context_length = options
+        let wanted = options
             .max_context
             .map_or(context, |limit| context.min(limit.get()));
+        let blocks = kv_blocks(&model, wanted, &options)?;
+        let context_length = wanted.min(blocks as usize * BLOCK);
         let card = ModelCard {
             id: model.config().id.clone(),
             architecture: model.config().architecture.to_string(),
@@ -109,7 +118,7 @@ impl Engine {
             demo: model.config().demo,
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        let backend = Box::new(Cpu::new(model, options.threads)?);
+        let backend = Box::new(Cpu::new(model, options.threads, blocks)?);
         let scheduler = Scheduler::start(backend, Arc::clone(&tokenizer), &card, &options)?;
         tracing::info!(
             model.id = card.id,
@@ -174,4 +183,24 @@ impl Engine {
     pub fn submit(&self, request: Request) -> Result<Generation, Error> {
         self.shared.scheduler.submit(request)
     }
+}
+
+/// Blocks for as many of the longest generations as there may be, as far as the memory goes.
+fn kv_blocks(model: &Model, context: usize, options: &Options) -> Result<u32, Error> {
+    let each = cpu::block_bytes(model.config());
+    let held = options.kv_bytes.get() / each;
+    if held == 0 {
+        return Err(Error::Request {
+            field: "kv_bytes",
+            reason: format!(
+                "{} hold no block of {BLOCK} positions, which takes {each}",
+                options.kv_bytes
+            ),
+        });
+    }
+    let useful = options
+        .max_active
+        .get()
+        .saturating_mul(Blocks::needed(context));
+    Ok(u32::try_from(held.min(useful)).unwrap_or(u32::MAX))
 }

@@ -34,9 +34,32 @@ impl Sampling {
     };
 }
 
+/// Which generations come first; waiting raises them class by class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Priority {
+    /// Somebody's safety depends on it.
+    Crisis,
+    /// A person waits for it.
+    #[default]
+    Interactive,
+    /// A step of something longer.
+    Workflow,
+    /// Nobody waits for it.
+    Sync,
+}
+
 /// One generation to run.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// For whom: the machine's time is shared fairly, by tokens, between owners, not between
+    /// generations.
+    pub owner: u128,
+    /// Only generations with equal salts share what is computed of equal beginnings. Whoever knows
+    /// how long an answer took can tell whether its beginning was known, so different users have
+    /// different salts.
+    pub cache_salt: u128,
+    /// Whether it goes before others.
+    pub priority: Priority,
     /// Token ids of the prompt, at least one, as [`Engine::chat_prompt`](crate::Engine::chat_prompt)
     /// gives them.
     pub prompt: Vec<u32>,
@@ -55,7 +78,7 @@ pub struct Request {
     /// When to give up, whether running or still waiting: ends with [`Finish::Timeout`].
     pub deadline: Option<Instant>,
     /// Ends the generation with [`Finish::Cancelled`], whether running, waiting or paused; it is
-    /// seen before the next token.
+    /// seen before the next step.
     pub cancel: CancellationToken,
 }
 
@@ -118,7 +141,7 @@ pub struct Usage {
 /// The stream of one generation. Dropping it cancels the generation.
 ///
 /// The channel behind it is bounded ([`Options::stream_capacity`](crate::Options)). A consumer
-/// that lags fills it, and then the engine leaves this generation out of its rounds, its cache
+/// that lags fills it, and then the engine leaves this generation out of its steps, its blocks
 /// kept, until the consumer takes an item; the others go on. Cancellation and the deadline still
 /// end a paused generation, because the channel keeps one place free for [`Item::End`].
 #[derive(Debug)]

@@ -7,9 +7,10 @@
 //!    ([`tokenizer`]).
 //! 2. [`Engine::submit`] checks the request and puts it into the bounded queue of the
 //!    scheduler, whose one thread owns the [`backend`].
-//! 3. In rounds, each active generation gets one turn: a chunk of its prompt, or one token. The
-//!    [`sampler`] picks the token, the [`detokenizer`] says which text is final with it, and both
-//!    go into the generation's channel.
+//! 3. In each step, the generations that can move are computed together: a chunk of a prompt, or one
+//!    token, each in blocks of its own in the key-value memory ([`kv`]). The [`sampler`] picks the
+//!    token, the [`detokenizer`] says which text is final with it, and both go into the
+//!    generation's channel.
 //! 4. The consumer reads [`Item`]s from its [`Generation`] until the one [`Item::End`].
 //!
 //! To add an architecture, teach [`model`] its config and tensors; to add a device, implement
@@ -22,6 +23,7 @@ mod engine;
 mod error;
 mod files;
 mod generation;
+pub mod kv;
 pub mod model;
 pub mod sampler;
 mod scheduler;
@@ -31,4 +33,4 @@ mod wake;
 pub use chat_template::Message;
 pub use engine::{Engine, ModelCard, Options};
 pub use error::Error;
-pub use generation::{Finish, Generation, Item, Request, Sampling, Usage};
+pub use generation::{Finish, Generation, Item, Priority, Request, Sampling, Usage};

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use engine::{Engine, Error, Finish, Generation, Item, Message, Options, Request, Sampling, Usage};
+use engine::{
+    Engine, Error, Finish, Generation, Item, Message, Options, Priority, Request, Sampling, Usage,
+};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -50,8 +52,15 @@ fn engine(options: Options) -> Engine {
     Engine::load(directory().path(), options).expect("an engine")
 }
 
+fn nonzero(value: usize) -> std::num::NonZeroUsize {
+    std::num::NonZeroUsize::new(value).expect("above zero")
+}
+
 fn request(prompt: Vec<u32>, seed: u64) -> Request {
     Request {
+        owner: 0,
+        cache_salt: 0,
+        priority: Priority::default(),
         prompt,
         generated: Vec::new(),
         sampling: Sampling {
@@ -149,8 +158,10 @@ async fn a_resumed_generation_equals_the_uninterrupted_one_at_every_cut() {
 
 #[tokio::test]
 async fn generations_side_by_side_equal_the_same_alone() {
+    // One id of each, or chunks of one prompt.
     let options = Options {
-        prefill_chunk: std::num::NonZeroUsize::new(3).expect("above zero"),
+        max_active: nonzero(4),
+        step_tokens: nonzero(4),
         ..Options::default()
     };
     let (together, alone) = (engine(options), engine(Options::default()));
@@ -166,6 +177,80 @@ async fn generations_side_by_side_equal_the_same_alone() {
     for (generation, request) in running.into_iter().zip(requests()) {
         let single = collect(alone.submit(request).expect("a place")).await;
         assert_eq!(collect(generation).await, single);
+    }
+}
+
+#[tokio::test]
+async fn a_known_beginning_changes_no_answer() {
+    let (warm, cold) = (engine(Options::default()), engine(Options::default()));
+    let beginning = "The same long beginning of several questions, ";
+    for (seed, end) in (0..).zip(["one", "two", "one", "", "two"]) {
+        let prompt = warm.encode(&format!("{beginning}{end}")).expect("ids");
+        let again = collect(warm.submit(request(prompt.clone(), seed)).expect("a place")).await;
+        let fresh = Request {
+            cache_salt: u128::from(seed) + 1,
+            ..request(prompt, seed)
+        };
+        assert_eq!(again, collect(cold.submit(fresh).expect("a place")).await);
+    }
+}
+
+/// 64 at once in memory for four of the longest, a fifth of them cancelled midway.
+#[tokio::test]
+async fn a_crowd_in_little_memory_ends_and_leaves_no_block_behind() {
+    let roomy = engine(Options::default());
+    let bytes_of_a_position = {
+        let config = engine::model::Config::load(directory().path()).expect("a config");
+        engine::backend::cpu::block_bytes(&config) / engine::kv::BLOCK
+    };
+    let crowded = engine(Options {
+        kv_bytes: nonzero(4 * 256 * bytes_of_a_position),
+        max_active: nonzero(16),
+        step_tokens: nonzero(32),
+        ..Options::default()
+    });
+    assert_eq!(crowded.model().context_length, 256);
+    let asked = |number: usize| Request {
+        owner: number as u128 % 5,
+        cache_salt: number as u128 % 5,
+        max_new_tokens: 1 + number * 7 % 60,
+        ..request(
+            vec![5 + number as u32 % 3; 1 + number * 37 % 190],
+            number as u64,
+        )
+    };
+    let mut running = Vec::new();
+    for number in 0..64 {
+        let request = asked(number);
+        let cancel = request.cancel.clone();
+        running.push((number, cancel, crowded.submit(request).expect("a place")));
+    }
+    for (number, cancel, mut generation) in running {
+        if number % 5 == 3 {
+            let first = generation.next().await;
+            assert!(first.is_some());
+            cancel.cancel();
+            drop(generation);
+            continue;
+        }
+        let alone = collect(roomy.submit(asked(number)).expect("a place")).await;
+        assert_eq!(collect(generation).await, alone, "{number}");
+    }
+    // Four that fill all the memory run side by side, each paused by its full stream: were a block
+    // lost, the last one would never begin.
+    let mut full: Vec<Generation> = (0..4)
+        .map(|seed| Request {
+            cache_salt: 100 + u128::from(seed),
+            sampling: Sampling::GREEDY,
+            max_new_tokens: 66,
+            ..request(vec![6; 190], seed)
+        })
+        .map(|request| crowded.submit(request).expect("a place"))
+        .collect();
+    for generation in &mut full {
+        let first = tokio::time::timeout(std::time::Duration::from_secs(60), generation.next());
+        let first = first.await.expect("room for all four");
+        assert!(matches!(first, Some(Item::Token { .. })), "{first:?}");
     }
 }
 
@@ -198,7 +283,7 @@ async fn an_end_of_sequence_id_stops_without_a_token() {
 async fn dropping_the_last_handle_cancels() {
     // Nobody reads before the handle is gone, so that the answer cannot be finished by then.
     let engine = engine(Options {
-        stream_capacity: std::num::NonZeroUsize::MIN,
+        stream_capacity: nonzero(1),
         ..Options::default()
     });
     let generation = engine.submit(request(vec![5; 200], 0)).expect("a place");
@@ -222,5 +307,35 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(
         refused.expect_err("a refusal").to_string(),
         expected.to_string()
+    );
+}
+
+#[test]
+fn memory_for_less_than_the_context_shortens_it_and_for_no_block_is_refused() {
+    let limited = |bytes| Options {
+        kv_bytes: nonzero(bytes),
+        ..Options::default()
+    };
+    let config = engine::model::Config::load(directory().path()).expect("a config");
+    let block = engine::backend::cpu::block_bytes(&config);
+    let engine = engine(limited(3 * block + 1));
+    assert_eq!(engine.model().context_length, 48);
+    let refused = engine
+        .submit(request(vec![5; 9], 0))
+        .expect_err("a refusal");
+    assert_eq!(
+        refused.to_string(),
+        "9 prompt tokens and 40 new ones do not fit into 48 positions"
+    );
+    let refused = Engine::load(directory().path(), limited(block - 1)).expect_err("a refusal");
+    assert!(
+        matches!(
+            refused,
+            Error::Request {
+                field: "kv_bytes",
+                ..
+            }
+        ),
+        "{refused}"
     );
 }

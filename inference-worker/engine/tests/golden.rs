@@ -4,12 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::backend::cpu::{Cpu, KvCache};
+use engine::backend::cpu::Cpu;
+use engine::backend::{Backend, Run};
+use engine::kv::{Block, Blocks};
 use engine::model::Model;
 use serde::Deserialize;
 
 /// Relative to the largest logit of the prompt.
 const TOLERANCE: f64 = 1e-4;
+
+/// Blocks of the backend under test.
+const BLOCKS: u32 = 24;
 
 #[derive(Deserialize)]
 struct Expected {
@@ -37,19 +42,52 @@ fn directories() -> Vec<PathBuf> {
 
 fn load(dir: &Path) -> Cpu {
     let model = Model::load(dir).unwrap_or_else(|error| panic!("{}: {error:?}", dir.display()));
-    Cpu::new(model, None).expect("threads")
+    Cpu::new(model, None, BLOCKS).expect("threads and memory")
 }
 
-/// Logits after each chunk.
-fn forward(cpu: &mut Cpu, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
-    let mut cache = KvCache::new(cpu.model().config(), ids.len()).expect("memory");
-    ids.chunks(chunk)
+/// The blocks from `first` on, one after the other, as a cache of one piece would lie.
+fn in_order(first: u32, positions: usize) -> Vec<Block> {
+    (first..)
+        .map(Block)
+        .take(Blocks::needed(positions))
+        .collect()
+}
+
+/// Logits after each chunk of a sequence whose first `from` positions lie in `blocks` already.
+fn chunks(
+    cpu: &mut Cpu,
+    blocks: &[Block],
+    mut from: usize,
+    ids: &[u32],
+    chunk: usize,
+) -> Vec<Vec<f32>> {
+    ids[from..]
+        .chunks(chunk)
         .map(|ids| {
             let mut logits = Vec::new();
-            cpu.forward(&mut cache, ids, Some(&mut logits))
-                .expect("logits");
+            let run = Run {
+                blocks,
+                from,
+                ids,
+                logits: true,
+            };
+            cpu.step(&[run], &mut logits).expect("logits");
+            from += ids.len();
             logits
         })
+        .collect()
+}
+
+/// Logits after each chunk, alone in the backend.
+fn forward(cpu: &mut Cpu, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+    chunks(cpu, &in_order(0, ids.len()), 0, ids, chunk)
+}
+
+/// Ids that depend on `seed`.
+fn some_ids(cpu: &Cpu, seed: u32, count: u32) -> Vec<u32> {
+    let vocabulary = cpu.model().config().vocab_size as u32;
+    (0..count)
+        .map(|i| (i * i + 3 + seed * 11) % vocabulary)
         .collect()
 }
 
@@ -95,8 +133,7 @@ fn logits_and_probabilities_match_the_reference() {
 fn chunks_of_any_size_give_the_same_bits() {
     for dir in directories() {
         let mut cpu = load(&dir);
-        let vocabulary = cpu.model().config().vocab_size as u32;
-        let ids: Vec<u32> = (0..70u32).map(|i| (i * i + 3) % vocabulary).collect();
+        let ids = some_ids(&cpu, 0, 70);
         let whole = forward(&mut cpu, &ids, ids.len()).pop();
         for chunk in [1, 2, 7, 64] {
             assert!(
@@ -109,14 +146,124 @@ fn chunks_of_any_size_give_the_same_bits() {
 }
 
 #[test]
-fn what_cannot_be_appended_is_refused_and_changes_nothing() {
-    let mut cpu = load(&directories()[0]);
-    let mut cache = KvCache::new(cpu.model().config(), 4).expect("memory");
-    cpu.forward(&mut cache, &[1, 2], None).expect("a step");
-    for ids in [&[][..], &[u32::MAX], &[1, 2, 3]] {
-        assert!(cpu.forward(&mut cache, ids, None).is_err(), "{ids:?}");
-        assert_eq!(cache.len(), 2);
+fn it_does_not_matter_where_blocks_lie() {
+    for dir in directories() {
+        let mut cpu = load(&dir);
+        let ids = some_ids(&cpu, 0, 70);
+        let contiguous = forward(&mut cpu, &ids, 9);
+        let scattered = [17, 3, 23, 0, 8].map(Block);
+        assert!(
+            chunks(&mut cpu, &scattered, 0, &ids, 9) == contiguous,
+            "{}",
+            dir.display()
+        );
     }
-    cpu.forward(&mut cache, &[1, 2], None)
-        .expect("what still fits");
+}
+
+#[test]
+fn a_known_prefix_gives_the_same_bits_as_a_cold_start() {
+    for dir in directories() {
+        let mut cpu = load(&dir);
+        let mut ids = some_ids(&cpu, 0, 70);
+        let mut blocks = Blocks::new(BLOCKS);
+        let mut first = blocks.admit(0, &ids, ids.len()).expect("room");
+        chunks(&mut cpu, first.blocks(), 0, &ids, 70);
+        blocks.computed(&mut first, &ids, ids.len());
+        // Another end after 40 ids, of which two blocks are whole.
+        ids.truncate(40);
+        ids.extend(some_ids(&cpu, 1, 20));
+        let second = blocks.admit(0, &ids, ids.len()).expect("room");
+        assert_eq!(second.settled(), 32);
+        let hit = chunks(&mut cpu, second.blocks(), second.settled(), &ids, 70).pop();
+        let cold = chunks(&mut load(&dir), &in_order(0, 60), 0, &ids, 70).pop();
+        assert!(hit == cold, "{}", dir.display());
+        blocks.release(first);
+        blocks.release(second);
+    }
+}
+
+/// The bound is zero: bit by bit, prompts and single ids mixed in every step.
+#[test]
+fn sequences_together_give_the_same_bits_as_each_alone() {
+    for dir in directories() {
+        let mut cpu = load(&dir);
+        let sequences: Vec<Vec<u32>> = [(0, 50), (1, 7), (2, 33), (3, 18), (4, 1)]
+            .map(|(seed, count)| some_ids(&cpu, seed, count))
+            .into();
+        // One advances by whole prompts, others by a few ids or one.
+        let pace = [50, 1, 10, 4, 1];
+        let alone: Vec<Vec<Vec<f32>>> = sequences
+            .iter()
+            .zip(pace)
+            .map(|(ids, chunk)| forward(&mut cpu, ids, chunk))
+            .collect();
+        let mut together = vec![Vec::new(); sequences.len()];
+        for step in 0.. {
+            let moving: Vec<usize> = (0..sequences.len())
+                .filter(|at| step * pace[*at] < sequences[*at].len())
+                .collect();
+            if moving.is_empty() {
+                break;
+            }
+            let pages: Vec<Vec<Block>> = moving
+                .iter()
+                .map(|at| in_order(*at as u32 * 4, 50))
+                .collect();
+            let runs: Vec<Run<'_>> = moving
+                .iter()
+                .zip(&pages)
+                .map(|(at, blocks)| {
+                    let ids = sequences[*at].chunks(pace[*at]).nth(step).expect("a chunk");
+                    Run {
+                        blocks,
+                        from: step * pace[*at],
+                        ids,
+                        logits: true,
+                    }
+                })
+                .collect();
+            let mut logits = Vec::new();
+            cpu.step(&runs, &mut logits).expect("logits");
+            let rows = logits.chunks_exact(logits.len() / moving.len());
+            for (at, row) in moving.iter().zip(rows) {
+                together[*at].push(row.to_vec());
+            }
+        }
+        assert!(together == alone, "{}", dir.display());
+    }
+}
+
+#[test]
+fn what_cannot_be_computed_is_refused_and_changes_nothing() {
+    let mut cpu = load(&directories()[0]);
+    let ids = some_ids(&cpu, 0, 20);
+    let expected = forward(&mut cpu, &ids, 20);
+    let blocks = in_order(0, 20);
+    let mut logits = Vec::new();
+    let good = Run {
+        blocks: &blocks,
+        from: 0,
+        ids: &ids[..17],
+        logits: false,
+    };
+    cpu.step(&[good], &mut logits).expect("a step");
+    assert!(logits.is_empty(), "nobody wanted any");
+    let missing = [Block(0), Block(BLOCKS)];
+    let bad = [
+        (&blocks[..], &[][..]),
+        (&blocks[..], &[u32::MAX][..]),
+        (&blocks[..], &[1; 16][..]),
+        (&missing[..], &[1][..]),
+    ];
+    for (blocks, ids) in bad {
+        let run = Run {
+            blocks,
+            from: 17,
+            ids,
+            logits: true,
+        };
+        // In company, too.
+        assert!(cpu.step(&[good, run], &mut logits).is_err(), "{ids:?}");
+    }
+    assert!(chunks(&mut cpu, &blocks, 17, &ids, 20) == expected);
 }

@@ -1,21 +1,21 @@
 //! Runs several generations side by side on the one thread that owns the backend.
 //!
-//! In rounds, every active generation gets one turn: its next chunk of known ids (prompt and
-//! resumed ones), or the one token that follows them. So a long prompt delays the others by one
-//! chunk at most. A generation whose consumer lags has no turn until there is room in its channel.
+//! Step by step: [`plan`] says which ids of which generations are computed together, the backend
+//! computes them, and each generation whose known ids are all computed gets its next token
+//! ([`worker`]). Before each step those that were cancelled or are too late end, waiting or not. A
+//! generation whose consumer lags is left out of the steps until there is room in its channel.
 //! When nobody can move, the thread parks; submissions, consumers and cancellations wake it, and
 //! the nearest deadline does.
-//!
-//! Batching several generations into one step would replace the loop over turns in `worker`.
 
+mod plan;
 mod query;
 mod worker;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use self::plan::Arrival;
 use self::query::Query;
 use self::worker::Worker;
 use crate::backend::Backend;
@@ -34,8 +34,10 @@ struct Inbox {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Query>,
+    arrived: Vec<(Arrival, Query)>,
     /// Generations that the thread has taken and not ended.
+    taken: usize,
+    /// Those of them that are admitted.
     active: usize,
     closed: bool,
 }
@@ -93,7 +95,7 @@ impl Scheduler {
     pub(crate) fn submit(&self, request: Request) -> Result<Generation, Error> {
         query::check(&request, self.context, self.vocabulary)?;
         let wake = Arc::clone(&self.inbox.wake);
-        let (query, generation) = Query::new(
+        let (arrival, query, generation) = Query::new(
             request,
             Arc::clone(&self.tokenizer),
             wake,
@@ -104,12 +106,13 @@ impl Scheduler {
             return Err(Error::Stopped);
         }
         // Full means that the caller is told at once; nothing waits outside this queue.
-        if queue.waiting.len() + queue.active >= self.places {
+        let held = queue.arrived.len() + queue.taken;
+        if held >= self.places {
             return Err(Error::Busy {
-                waiting: queue.waiting.len(),
+                waiting: held - queue.active,
             });
         }
-        queue.waiting.push_back(query);
+        queue.arrived.push((arrival, query));
         drop(queue);
         self.inbox.wake.wake();
         Ok(generation)

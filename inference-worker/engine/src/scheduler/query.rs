@@ -1,4 +1,4 @@
-//! One generation as the scheduler sees it.
+//! The side of a generation that its consumer sees: text, limits, the stream.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::backend::Sequence;
+use super::plan::Arrival;
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
 use crate::generation::{Finish, Generation, Item, Request, Sampling, Usage};
@@ -18,13 +18,10 @@ use crate::tokenizer::Tokenizer;
 use crate::wake::Wake;
 
 pub(super) struct Query {
-    /// The prompt, then what was generated.
-    pub(super) ids: Vec<u32>,
     prompt_tokens: usize,
     max_new_tokens: usize,
-    /// How many of `ids` the backend has.
-    pub(super) fed: usize,
-    pub(super) sequence: Option<Sequence>,
+    /// Tokens generated, resumed ones included.
+    pub(super) generated: usize,
     pub(super) sampling: Sampling,
     pub(super) compute: Duration,
     pub(super) deadline: Option<Instant>,
@@ -93,7 +90,7 @@ impl Query {
         tokenizer: Arc<Tokenizer>,
         wake: Arc<Wake>,
         stream_capacity: usize,
-    ) -> (Self, Generation) {
+    ) -> (Arrival, Self, Generation) {
         // Full of tokens, it pauses this generation; the place more is kept for the end.
         let (items, receiver) = mpsc::channel(stream_capacity.saturating_add(1));
         let usage = Usage {
@@ -102,7 +99,7 @@ impl Query {
         };
         let mut cancelled = Box::pin(request.cancel.clone().cancelled_owned());
         let waker = Waker::from(Arc::clone(&wake));
-        // Whether it is cancelled already is asked before the first turn.
+        // Whether it is cancelled already is asked before the first step.
         let _ = cancelled.as_mut().poll(&mut Context::from_waker(&waker));
 
         let mut detokenizer = Detokenizer::new(Arc::clone(&tokenizer), request.stop);
@@ -119,12 +116,18 @@ impl Query {
         }
         let mut ids = request.prompt;
         ids.extend(request.generated);
-        let query = Self {
+        let arrival = Arrival {
+            owner: request.owner,
+            cache_salt: request.cache_salt,
+            priority: request.priority,
+            since: Instant::now(),
             ids,
+            positions: usage.prompt_tokens + request.max_new_tokens,
+        };
+        let query = Self {
             prompt_tokens: usage.prompt_tokens,
             max_new_tokens: request.max_new_tokens,
-            fed: 0,
-            sequence: None,
+            generated: usage.completion_tokens,
             sampling: request.sampling,
             compute: Duration::ZERO,
             deadline: request.deadline,
@@ -134,7 +137,7 @@ impl Query {
             cancel: request.cancel,
             _cancelled: cancelled,
         };
-        (query, Generation::new(receiver, wake, usage))
+        (arrival, query, Generation::new(receiver, wake, usage))
     }
 
     /// Why it must end without another step.
@@ -157,22 +160,12 @@ impl Query {
         self.items.capacity() >= 2
     }
 
-    /// Positions that it can ever fill.
-    pub(super) fn positions(&self) -> usize {
-        self.prompt_tokens + self.max_new_tokens
-    }
-
-    /// Tokens generated, resumed ones included.
-    pub(super) fn generated(&self) -> usize {
-        self.ids.len() - self.prompt_tokens
-    }
-
     /// Sends a token; says whether it was the last.
     pub(super) fn emit(&mut self, choice: Choice) -> Option<Finish> {
         let Choice { id, logprob } = choice;
-        self.ids.push(id);
+        self.generated += 1;
         let piece = self.detokenizer.push(id);
-        // There is room; a consumer that has gone is noticed at the next turn.
+        // There is room; a consumer that has gone is noticed before the next step.
         let _ = self.items.try_send(Item::Token {
             id,
             text: piece.text,
@@ -181,14 +174,14 @@ impl Query {
         if piece.stopped {
             return Some(Finish::Stop);
         }
-        (self.generated() >= self.max_new_tokens).then_some(Finish::Length)
+        (self.generated >= self.max_new_tokens).then_some(Finish::Length)
     }
 
     /// Sends the end.
     pub(super) fn end(mut self, finish: Finish) {
         let usage = Usage {
             prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.generated(),
+            completion_tokens: self.generated,
         };
         let text = self.detokenizer.finish();
         let end = Item::End {

@@ -1,13 +1,12 @@
 //! The scheduler with a backend whose next id is always the last one plus one.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::backend::Sequence;
-use crate::generation::{Finish, Item, Sampling, Usage};
+use crate::backend::Run;
+use crate::generation::{Finish, Item, Priority, Sampling, Usage};
 use crate::tokenizer::tests::{byte_level, tokenizer};
 
 const VOCABULARY: usize = 512;
@@ -18,9 +17,8 @@ const FAILS: u32 = 511;
 
 #[derive(Default)]
 struct Seen {
-    open: BTreeMap<u64, usize>,
-    /// Sequence and number of ids of every step.
-    steps: Vec<(u64, usize)>,
+    /// First block and number of ids of every run, step by step.
+    steps: Vec<Vec<(u32, usize)>>,
 }
 
 #[derive(Clone, Default)]
@@ -33,36 +31,34 @@ impl Counting {
 }
 
 impl Backend for Counting {
-    fn open(&mut self, positions: usize) -> Result<Sequence, Error> {
-        let mut seen = self.seen();
-        let number = seen.steps.len() as u64 * 100 + seen.open.len() as u64;
-        seen.open.insert(number, positions);
-        Ok(Sequence(number))
+    fn blocks(&self) -> u32 {
+        64
     }
 
-    fn extend(
-        &mut self,
-        sequence: Sequence,
-        ids: &[u32],
-        logits: Option<&mut Vec<f32>>,
-    ) -> Result<(), Error> {
-        self.seen().steps.push((sequence.0, ids.len()));
-        let last = *ids.last().expect("ids");
-        assert!(last != PANICS, "told to panic");
-        if last == FAILS {
-            return Err(Error::Backend("told to fail".into()));
-        }
-        if let Some(logits) = logits {
-            logits.clear();
-            logits.resize(VOCABULARY, 0.0);
-            logits[(last as usize + 1) % VOCABULARY] = 10.0;
+    fn step(&mut self, runs: &[Run<'_>], logits: &mut Vec<f32>) -> Result<(), Error> {
+        let step = runs.iter().map(|run| (run.blocks[0].0, run.ids.len()));
+        self.seen().steps.push(step.collect());
+        logits.clear();
+        for run in runs {
+            let last = *run.ids.last().expect("ids");
+            assert!(last != PANICS, "told to panic");
+            if last == FAILS {
+                return Err(Error::Backend("told to fail".into()));
+            }
+            if run.logits {
+                let start = logits.len();
+                logits.resize(start + VOCABULARY, 0.0);
+                logits[start + (last as usize + 1) % VOCABULARY] = 10.0;
+            }
         }
         Ok(())
     }
+}
 
-    fn close(&mut self, sequence: Sequence) {
-        self.seen().open.remove(&sequence.0);
-    }
+/// Whether no generation is held any more.
+fn idle(scheduler: &Scheduler) -> bool {
+    let queue = scheduler.inbox.queue();
+    queue.arrived.len() + queue.taken + queue.active == 0
 }
 
 fn start(change: impl FnOnce(&mut Options)) -> (Scheduler, Counting) {
@@ -85,6 +81,9 @@ fn start(change: impl FnOnce(&mut Options)) -> (Scheduler, Counting) {
 
 fn request(prompt: &str, max_new_tokens: usize) -> Request {
     Request {
+        owner: 0,
+        cache_salt: 0,
+        priority: Priority::default(),
         prompt: prompt.bytes().map(u32::from).collect(),
         generated: Vec::new(),
         sampling: Sampling::GREEDY,
@@ -136,7 +135,7 @@ fn nonzero(value: usize) -> std::num::NonZeroUsize {
 
 #[test]
 fn a_generation_ends_by_length_by_stop_string_or_by_the_end_of_sequence_id() {
-    let (scheduler, backend) = start(|_| {});
+    let (scheduler, _backend) = start(|_| {});
     let run = |request| collect(scheduler.submit(request).expect("a place"));
     assert_eq!(
         run(request("a", 3)),
@@ -161,7 +160,7 @@ fn a_generation_ends_by_length_by_stop_string_or_by_the_end_of_sequence_id() {
         ..request("", 9)
     };
     assert_eq!(run(ended), ("Hi".into(), Finish::Stop, usage(1, 1)));
-    assert!(backend.seen().open.is_empty(), "every sequence is closed");
+    assert!(idle(&scheduler), "every generation is forgotten");
 }
 
 #[test]
@@ -196,35 +195,46 @@ fn a_resumed_generation_goes_on_where_it_was_cut() {
 }
 
 #[test]
-fn a_long_prompt_and_a_running_generation_take_turns() {
-    let (scheduler, backend) = start(|options| options.prefill_chunk = nonzero(3));
-    let first = scheduler.submit(request("a", 6)).expect("a place");
-    let second = scheduler
+fn a_long_prompt_and_a_running_generation_share_their_steps() {
+    let (scheduler, backend) = start(|options| {
+        options.max_active = nonzero(2);
+        options.step_tokens = nonzero(4);
+    });
+    // The backend waits for this lock, so that both are there from the second step on.
+    let seen = backend.seen();
+    let short = scheduler.submit(request("a", 6)).expect("a place");
+    let long = scheduler
         .submit(request(&"b".repeat(12), 1))
         .expect("a place");
-    assert_eq!(collect(first).1, Finish::Length);
-    assert_eq!(collect(second).1, Finish::Length);
+    drop(seen);
+    assert_eq!(collect(short).0, "bcdefg");
+    assert_eq!(collect(long), ("c".into(), Finish::Length, usage(12, 1)));
     let steps = backend.seen().steps.clone();
-    let long: Vec<usize> = steps
+    assert_eq!(steps.len(), 6, "{steps:?}");
+    let chunks: Vec<usize> = steps
         .iter()
-        .filter(|s| s.0 != steps[0].0)
-        .map(|s| s.1)
+        .filter_map(|step| Some(step.get(1)?.1))
         .collect();
-    let short = steps.len() - long.len();
-    assert_eq!((long, short), (vec![3, 3, 3, 3], 6));
-    // Once both run, no two chunks of the long one follow each other before the short one ends.
-    let began = steps
-        .iter()
-        .position(|s| s.0 != steps[0].0)
-        .expect("the long one");
-    let together = &steps[began..steps.len().min(began + 4)];
-    let ended = steps
-        .iter()
-        .rposition(|s| s.0 == steps[0].0)
-        .expect("the short one");
-    for (at, pair) in together.windows(2).enumerate() {
-        assert!(began + at >= ended || pair[0].0 != pair[1].0, "{steps:?}");
-    }
+    assert_eq!(chunks, [3, 3, 3, 3], "{steps:?}");
+    assert!(steps.iter().all(|step| step[0].1 == 1), "{steps:?}");
+}
+
+#[test]
+fn a_generation_with_a_known_beginning_skips_it_under_its_own_salt_only() {
+    let (scheduler, backend) = start(|_| {});
+    let prompt = "x".repeat(40);
+    let computed = |cache_salt| {
+        let before = backend.seen().steps.len();
+        let request = Request {
+            cache_salt,
+            ..request(&prompt, 2)
+        };
+        let answer = collect(scheduler.submit(request).expect("a place"));
+        assert_eq!(answer, ("yz".into(), Finish::Length, usage(40, 2)));
+        let steps = &backend.seen().steps[before..];
+        steps.iter().flatten().map(|run| run.1).sum::<usize>()
+    };
+    assert_eq!([computed(1), computed(1), computed(2)], [41, 9, 41]);
 }
 
 #[test]
@@ -251,21 +261,21 @@ fn cancelling_dropping_and_the_deadline_end_a_paused_generation() {
     let cancel = cancelled.cancel.clone();
     let generation = paused(cancelled);
     cancel.cancel();
-    wait_for("the release", || backend.seen().open.is_empty());
+    wait_for("the release", || idle(&scheduler));
     assert_eq!(
         collect(generation),
         ("b".into(), Finish::Cancelled, usage(1, 1))
     );
 
     drop(paused(request("a", 9)));
-    wait_for("the release", || backend.seen().open.is_empty());
+    wait_for("the release", || idle(&scheduler));
 
     let deadline = Some(Instant::now() + Duration::from_millis(300));
     let generation = paused(Request {
         deadline,
         ..request("a", 9)
     });
-    wait_for("the release", || backend.seen().open.is_empty());
+    wait_for("the release", || idle(&scheduler));
     assert_eq!(
         collect(generation),
         ("b".into(), Finish::Timeout, usage(1, 1))
@@ -309,7 +319,7 @@ fn a_full_queue_is_busy_and_waiting_ones_can_end_without_a_step() {
 
 #[test]
 fn a_failing_step_ends_only_its_own_generation() {
-    let (scheduler, backend) = start(|_| {});
+    let (scheduler, _backend) = start(|_| {});
     let well = scheduler.submit(request("a", 9)).expect("a place");
     for (id, expected) in [(FAILS, "told to fail"), (PANICS, "panicked")] {
         let request = Request {
@@ -325,7 +335,7 @@ fn a_failing_step_ends_only_its_own_generation() {
         collect(well),
         ("bcdefghij".into(), Finish::Length, usage(1, 9))
     );
-    assert!(backend.seen().open.is_empty());
+    assert!(idle(&scheduler));
 }
 
 #[test]

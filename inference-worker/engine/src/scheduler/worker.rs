@@ -1,12 +1,14 @@
-//! The thread: rounds of turns.
+//! The thread: step after step.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Inbox;
+use super::plan::{Part, Planner, Ticket};
 use super::query::Query;
-use crate::backend::Backend;
+use crate::backend::{Backend, Run};
 use crate::engine::Options;
 use crate::error::Error;
 use crate::generation::Finish;
@@ -19,16 +21,9 @@ pub(super) struct Worker {
     tokenizer: Arc<Tokenizer>,
     sampler: Sampler,
     logits: Vec<f32>,
-    active: Vec<Query>,
-    max_active: usize,
-    prefill_chunk: usize,
-}
-
-/// What came of a turn.
-enum Turn {
-    Moved,
-    Paused,
-    Ended(Finish),
+    planner: Planner,
+    /// All that the planner knows, waiting and active.
+    queries: BTreeMap<Ticket, Query>,
 }
 
 impl Worker {
@@ -38,140 +33,146 @@ impl Worker {
         tokenizer: Arc<Tokenizer>,
         options: &Options,
     ) -> Self {
+        let (max_active, step_tokens) = (options.max_active.get(), options.step_tokens.get());
         Self {
             inbox,
+            planner: Planner::new(backend.blocks(), max_active, step_tokens),
             backend,
             tokenizer,
             sampler: Sampler::default(),
             logits: Vec::new(),
-            active: Vec::new(),
-            max_active: options.max_active.get(),
-            prefill_chunk: options.prefill_chunk.get(),
+            queries: BTreeMap::new(),
         }
     }
 
     /// Until the inbox is closed.
     pub(super) fn run(mut self) {
         self.inbox.wake.adopt_current_thread();
-        while self.admit() {
-            if !self.round() {
-                self.park();
+        while self.receive() {
+            self.end_ended();
+            let queries = &self.queries;
+            let parts = self.planner.plan(Instant::now(), |ticket| {
+                queries.get(&ticket).is_some_and(Query::has_room)
+            });
+            self.inbox.queue().active = self.planner.active();
+            match parts.is_empty() {
+                true => self.park(),
+                false => self.step(&parts),
             }
         }
     }
 
-    /// Takes waiting generations while there are places, in order, and ends those that are
-    /// cancelled or too late; false when the inbox is closed.
-    fn admit(&mut self) -> bool {
-        let mut ended = Vec::new();
-        {
-            let mut queue = self.inbox.queue();
-            if queue.closed {
-                return false;
-            }
-            for query in std::mem::take(&mut queue.waiting) {
-                if let Some(finish) = query.ended() {
-                    ended.push((query, finish));
-                } else if self.active.len() < self.max_active {
-                    self.active.push(query);
-                    queue.active += 1;
-                } else {
-                    queue.waiting.push_back(query);
-                }
-            }
+    /// Takes what was submitted; false when the inbox is closed.
+    fn receive(&mut self) -> bool {
+        let mut queue = self.inbox.queue();
+        if queue.closed {
+            return false;
         }
-        for (query, finish) in ended {
-            query.end(finish);
+        for (arrival, query) in queue.arrived.drain(..) {
+            self.queries.insert(self.planner.add(arrival), query);
         }
+        queue.taken = self.queries.len();
         true
     }
 
-    /// One turn for each; says whether any moved.
-    fn round(&mut self) -> bool {
-        let mut moved = false;
-        for mut query in std::mem::take(&mut self.active) {
-            match self.turn(&mut query) {
-                Turn::Moved => {
-                    moved = true;
-                    self.active.push(query);
-                }
-                Turn::Paused => self.active.push(query),
-                Turn::Ended(finish) => {
-                    moved = true;
-                    self.end(query, finish);
-                }
-            }
+    /// Ends those that are cancelled, late, or complete without another step.
+    fn end_ended(&mut self) {
+        let ended: Vec<(Ticket, Finish)> = self
+            .queries
+            .iter()
+            .filter_map(|(ticket, query)| Some((*ticket, query.ended()?)))
+            .collect();
+        for (ticket, finish) in ended {
+            self.end(ticket, finish);
         }
-        moved
     }
 
-    fn turn(&mut self, query: &mut Query) -> Turn {
-        if let Some(finish) = query.ended() {
-            return Turn::Ended(finish);
-        }
-        if !query.has_room() {
-            return Turn::Paused;
-        }
+    fn step(&mut self, parts: &[Part]) {
         let began = Instant::now();
-        // A panic costs the generation that met it; every step begins from its sequence and ids.
-        let step = catch_unwind(AssertUnwindSafe(|| self.step(query)))
-            .unwrap_or_else(|_| Err(Error::Backend("a step panicked".into())));
-        query.compute += began.elapsed();
-        match step {
-            Ok(None) => Turn::Moved,
-            Ok(Some(finish)) => Turn::Ended(finish),
-            Err(error) => {
-                tracing::error!(error = %error, "a generation failed");
-                Turn::Ended(Finish::Error(error.to_string()))
+        match (self.compute(parts), parts) {
+            (Ok(()), _) => self.choose(parts, began.elapsed()),
+            (Err(error), [part]) => self.fail(part.ticket, &error),
+            // One of them is at fault; alone, each finds out for itself.
+            (Err(_), parts) => {
+                for part in parts.chunks(1) {
+                    self.step(part);
+                }
             }
         }
     }
 
-    /// Feeds the next known ids, and chooses a token once all are fed. A prompt, resumed ids and
-    /// the token of the previous turn are all the same here, which is why a resumed generation
-    /// continues bit-equally.
-    fn step(&mut self, query: &mut Query) -> Result<Option<Finish>, Error> {
-        let sequence = match query.sequence {
-            Some(sequence) => sequence,
-            None => *query.sequence.insert(self.backend.open(query.positions())?),
-        };
-        let end = query.ids.len().min(query.fed + self.prefill_chunk);
-        let complete = end == query.ids.len();
-        let logits = complete.then_some(&mut self.logits);
-        self.backend
-            .extend(sequence, &query.ids[query.fed..end], logits)?;
-        query.fed = end;
-        if !complete {
-            return Ok(None);
+    fn compute(&mut self, parts: &[Part]) -> Result<(), Error> {
+        let runs: Vec<Run<'_>> = parts
+            .iter()
+            .filter_map(|part| self.planner.run(part))
+            .collect();
+        let (backend, logits) = (&mut self.backend, &mut self.logits);
+        survive(|| backend.step(&runs, logits))
+    }
+
+    /// Takes note of what was computed, and chooses a token where all known ids are. A prompt,
+    /// resumed ids and the token of the step before are all the same here, which is why a resumed
+    /// generation continues bit-equally.
+    fn choose(&mut self, parts: &[Part], took: Duration) {
+        let tokens: usize = parts.iter().map(|part| part.range.len()).sum();
+        let wanted = parts.iter().filter(|part| part.last).count().max(1);
+        let logits = std::mem::take(&mut self.logits);
+        let mut rows = logits.chunks_exact((logits.len() / wanted).max(1));
+        for part in parts {
+            self.planner.computed(part);
+            let Some(query) = self.queries.get_mut(&part.ticket) else {
+                continue;
+            };
+            query.compute += took.mul_f64(part.range.len() as f64 / tokens as f64);
+            if !part.last {
+                continue;
+            }
+            let row = rows.next().unwrap_or_default();
+            let (sampler, planner, tokenizer) =
+                (&mut self.sampler, &mut self.planner, &*self.tokenizer);
+            let chosen = survive(|| {
+                let choice = sampler.choose(row, &query.sampling, query.generated as u64)?;
+                if tokenizer.is_eos(choice.id) {
+                    return Ok(Some(Finish::Stop));
+                }
+                planner.push(part.ticket, choice.id);
+                Ok(query.emit(choice))
+            });
+            match chosen {
+                Ok(None) => {}
+                Ok(Some(finish)) => self.end(part.ticket, finish),
+                Err(error) => self.fail(part.ticket, &error),
+            }
         }
-        let index = query.generated() as u64;
-        let choice = self.sampler.choose(&self.logits, &query.sampling, index)?;
-        if self.tokenizer.is_eos(choice.id) {
-            return Ok(Some(Finish::Stop));
-        }
-        Ok(query.emit(choice))
+        self.logits = logits;
+    }
+
+    fn fail(&mut self, ticket: Ticket, error: &Error) {
+        tracing::error!(error = %error, "a generation failed");
+        self.end(ticket, Finish::Error(error.to_string()));
     }
 
     /// The place is free before the consumer hears of the end, so that it can submit at once.
-    fn end(&mut self, query: Query, finish: Finish) {
-        if let Some(sequence) = query.sequence {
-            self.backend.close(sequence);
+    fn end(&mut self, ticket: Ticket, finish: Finish) {
+        self.planner.remove(ticket);
+        let Some(query) = self.queries.remove(&ticket) else {
+            return;
+        };
+        {
+            let mut queue = self.inbox.queue();
+            queue.taken = self.queries.len();
+            queue.active = self.planner.active();
         }
-        self.inbox.queue().active -= 1;
         query.end(finish);
     }
 
     fn park(&self) {
-        let deadline = {
-            let queue = self.inbox.queue();
-            queue
-                .waiting
-                .iter()
-                .chain(&self.active)
-                .filter_map(|query| query.deadline)
-                .min()
-        };
-        match deadline {
+        match self
+            .queries
+            .values()
+            .filter_map(|query| query.deadline)
+            .min()
+        {
             Some(deadline) => {
                 std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
             }
@@ -180,20 +181,27 @@ impl Worker {
     }
 }
 
+/// A panic costs the generations that met it, not the thread.
+fn survive<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::Backend("a step panicked".into())))
+}
+
 impl Drop for Worker {
     /// The inbox was closed, or this thread panics; nothing may wait for it any longer.
     fn drop(&mut self) {
-        let waiting = {
+        let arrived = {
             let mut queue = self.inbox.queue();
             queue.closed = true;
-            queue.active = 0;
-            std::mem::take(&mut queue.waiting)
+            (queue.taken, queue.active) = (0, 0);
+            std::mem::take(&mut queue.arrived)
         };
         let finish = match std::thread::panicking() {
             true => Finish::Error("the engine's thread panicked".into()),
             false => Finish::Cancelled,
         };
-        for query in self.active.drain(..).chain(waiting) {
+        let taken = std::mem::take(&mut self.queries).into_values();
+        for query in taken.chain(arrived.into_iter().map(|(_, query)| query)) {
             query.end(finish.clone());
         }
     }

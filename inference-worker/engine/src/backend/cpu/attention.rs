@@ -1,27 +1,26 @@
 //! Attention of one query head over the positions cached so far.
 
-/// Positions whose scores are held at once; the softmax is corrected between blocks
-/// (Milakov and Gimelshein, 2018, <https://arxiv.org/abs/1805.02867>), so that no buffer grows
-/// with the context.
-const BLOCK: usize = 32;
+use crate::kv::BLOCK;
 
 /// `out = softmax(query · keys * scale) · values`.
 ///
-/// `query` and `out` are `[head_dim]`, `keys` and `values` are `[positions, head_dim]` with at
-/// least one position. With AVX2 found, the same loops run on wider instructions.
-pub(super) fn attend(
+/// `query` and `out` are `[head_dim]`; `pages` are the keys and values of at least one position,
+/// `[positions, head_dim]` each, and of [`BLOCK`] positions in all but the last. The softmax is
+/// corrected between them (Milakov and Gimelshein, 2018, <https://arxiv.org/abs/1805.02867>), so
+/// that no buffer grows with the context. With AVX2 found, the same loops run on wider
+/// instructions.
+pub(super) fn attend<'a>(
     kernel: super::matmul::Kernel,
     query: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    pages: impl Iterator<Item = (&'a [f32], &'a [f32])>,
     scale: f32,
     out: &mut [f32],
 ) {
     match kernel {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this kernel exists only where the features were found.
-        super::matmul::Kernel::Avx2 => unsafe { attend_avx2(query, keys, values, scale, out) },
-        super::matmul::Kernel::Portable => blocks(query, keys, values, scale, out),
+        super::matmul::Kernel::Avx2 => unsafe { attend_avx2(query, pages, scale, out) },
+        super::matmul::Kernel::Portable => blocks(query, pages, scale, out),
     }
 }
 
@@ -29,19 +28,26 @@ pub(super) fn attend(
 /// AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn attend_avx2(query: &[f32], keys: &[f32], values: &[f32], scale: f32, out: &mut [f32]) {
-    blocks(query, keys, values, scale, out);
+unsafe fn attend_avx2<'a>(
+    query: &[f32],
+    pages: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+    scale: f32,
+    out: &mut [f32],
+) {
+    blocks(query, pages, scale, out);
 }
 
 #[inline(always)]
-fn blocks(query: &[f32], keys: &[f32], values: &[f32], scale: f32, out: &mut [f32]) {
+fn blocks<'a>(
+    query: &[f32],
+    pages: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+    scale: f32,
+    out: &mut [f32],
+) {
     let head_dim = query.len();
     out.fill(0.0);
     let (mut highest, mut sum) = (f32::NEG_INFINITY, 0.0);
-    let blocks = keys
-        .chunks(BLOCK * head_dim)
-        .zip(values.chunks(BLOCK * head_dim));
-    for (keys, values) in blocks {
+    for (keys, values) in pages {
         let mut scores = [0.0; BLOCK];
         let scores = &mut scores[..keys.len() / head_dim];
         for (score, key) in scores.iter_mut().zip(keys.chunks_exact(head_dim)) {
@@ -83,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_give_the_softmax_over_all_positions() {
+    fn pages_give_the_softmax_over_all_positions() {
         let (head_dim, positions) = (12, 2 * BLOCK + 5);
         let wave = |count: usize, step: f32| -> Vec<f32> {
             (0..count).map(|i| (i as f32 * step).sin() * 2.0).collect()
@@ -107,7 +113,10 @@ mod tests {
         let sum: f64 = weights.iter().sum();
         for kernel in [Kernel::detect(), Kernel::Portable] {
             let mut out = vec![0.0; head_dim];
-            attend(kernel, &query, &keys, &values, 0.5, &mut out);
+            let pages = keys
+                .chunks(BLOCK * head_dim)
+                .zip(values.chunks(BLOCK * head_dim));
+            attend(kernel, &query, pages, 0.5, &mut out);
             for (i, out) in out.iter().enumerate() {
                 let exact: f64 = weights
                     .iter()

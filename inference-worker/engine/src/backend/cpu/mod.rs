@@ -1,40 +1,41 @@
 //! The CPU backend: f32 arithmetic, the reference that other backends are compared with.
 //!
-//! A chunk of ids passes through the layers together: every projection is one product over all
-//! of them, attention runs per id and head. Nothing depends on the size of the chunk.
+//! The ids of a step, of however many sequences, pass through the layers together: every
+//! projection is one product over all of them, attention runs per id and head over the blocks of
+//! the id's own sequence. No result depends on what else is in the step.
 
 mod attention;
-mod kv_cache;
+mod kv_memory;
 mod matmul;
 mod pool;
 mod rope;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 
-pub use kv_cache::KvCache;
+pub use kv_memory::block_bytes;
 
 use self::attention::attend;
+use self::kv_memory::KvMemory;
 use self::matmul::{Kernel, linear, matmul};
 use self::pool::Pool;
 use self::rope::{Rope, rotate};
-use super::{Backend, Sequence};
+use super::{Backend, Run};
 use crate::error::Error;
+use crate::kv::{BLOCK, Block};
 use crate::model::{Layer, Model};
 
-/// A model, the threads that compute it, and the sequences in progress.
+/// A model, the threads that compute it, and the keys and values of sequences.
 pub struct Cpu {
     model: Model,
     rope: Rope,
     pool: Pool,
     kernel: Kernel,
     buffers: Buffers,
-    sequences: HashMap<Sequence, KvCache>,
-    opened: u64,
+    memory: KvMemory,
 }
 
-/// Intermediate results of a chunk, kept between chunks for their memory.
+/// Intermediate results of a step, kept between steps for their memory.
 #[derive(Default)]
 struct Buffers {
     /// The residual stream, `[ids, hidden]`.
@@ -64,18 +65,18 @@ impl fmt::Debug for Cpu {
 }
 
 impl Cpu {
-    /// Starts the threads; `threads` counts the caller's own, all available cores when absent.
+    /// Starts the threads and gets the memory of `blocks` blocks; `threads` counts the caller's
+    /// own, all available cores when absent.
     ///
     /// # Errors
-    /// [`Error::Thread`].
-    pub fn new(model: Model, threads: Option<NonZeroUsize>) -> Result<Self, Error> {
+    /// [`Error::Thread`], [`Error::Backend`] when the memory cannot be had.
+    pub fn new(model: Model, threads: Option<NonZeroUsize>, blocks: u32) -> Result<Self, Error> {
         Ok(Self {
+            memory: KvMemory::new(model.config(), blocks)?,
             rope: Rope::new(model.config()),
             pool: Pool::new(threads)?,
             kernel: Kernel::detect(),
             buffers: Buffers::default(),
-            sequences: HashMap::new(),
-            opened: 0,
             model,
         })
     }
@@ -85,88 +86,61 @@ impl Cpu {
         &self.model
     }
 
-    /// Appends `ids` to a sequence whose state is `cache`. With `logits`, writes the scores of
-    /// the id that follows the last one there, resized to the vocabulary.
-    ///
-    /// # Errors
-    /// [`Error::Backend`] for no ids, ids outside the vocabulary, or more than the cache has room
-    /// for; the cache is then as before.
-    pub fn forward(
-        &mut self,
-        cache: &mut KvCache,
-        ids: &[u32],
-        logits: Option<&mut Vec<f32>>,
-    ) -> Result<(), Error> {
-        self.check(cache, ids)?;
-        self.embed(ids);
-        let Self {
-            model,
-            rope,
-            pool,
-            kernel,
-            buffers,
-            ..
-        } = self;
-        let step = &mut Step {
-            model,
-            rope,
-            pool,
-            kernel: *kernel,
-            buffers,
-        };
-        for (number, layer) in step.model.weights().layers.iter().enumerate() {
-            step.attention(number, layer, cache);
-            step.mlp(layer);
-        }
-        cache.advance(ids.len());
-        if let Some(logits) = logits {
-            step.logits(logits);
-        }
-        Ok(())
-    }
-
-    fn check(&self, cache: &KvCache, ids: &[u32]) -> Result<(), Error> {
+    fn check(&self, run: &Run<'_>) -> Result<(), Error> {
         let vocabulary = self.model.config().vocab_size;
-        if ids.is_empty() {
-            return Err(Error::Backend("no ids to append".into()));
+        let (count, from) = (run.ids.len(), run.from);
+        if count == 0 {
+            return Err(Error::Backend("a run without ids".into()));
         }
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+        if let Some(id) = run.ids.iter().find(|id| **id as usize >= vocabulary) {
             return Err(Error::Backend(format!(
                 "id {id} is outside the vocabulary {vocabulary}"
             )));
         }
-        if ids.len() > cache.capacity() - cache.len() {
-            let (count, length, capacity) = (ids.len(), cache.len(), cache.capacity());
+        let room = run.blocks.len() * BLOCK;
+        if from.saturating_add(count) > room {
             return Err(Error::Backend(format!(
-                "{count} ids do not fit after {length} in a cache of {capacity}"
+                "{count} ids do not fit after {from} in {room} positions"
             )));
+        }
+        let held = self.memory.blocks();
+        if let Some(block) = run.blocks.iter().find(|block| block.0 >= held) {
+            return Err(Error::Backend(format!("block {} of {held}", block.0)));
         }
         Ok(())
     }
 
-    fn embed(&mut self, ids: &[u32]) {
+    fn embed<'a>(&mut self, ids: impl Iterator<Item = &'a u32>) {
         let embedding = &self.model.weights().embedding;
         let stream = &mut self.buffers.stream;
         stream.clear();
-        stream.resize(ids.len() * embedding.columns, 0.0);
-        for (id, out) in ids.iter().zip(stream.chunks_exact_mut(embedding.columns)) {
-            embedding.copy_row(*id as usize, out);
+        for id in ids {
+            let start = stream.len();
+            stream.resize(start + embedding.columns, 0.0);
+            embedding.copy_row(*id as usize, &mut stream[start..]);
         }
     }
 }
 
-/// What the layers need while a chunk passes through them.
+/// Where one id of a step stands.
+struct Row<'a> {
+    pages: &'a [Block],
+    position: usize,
+}
+
+/// What the layers need while the ids of a step pass through them.
 struct Step<'a> {
     model: &'a Model,
     rope: &'a Rope,
     pool: &'a mut Pool,
     kernel: Kernel,
     buffers: &'a mut Buffers,
+    rows: &'a [Row<'a>],
 }
 
 impl Step<'_> {
-    /// Adds the layer's attention to the stream and its keys and values to the cache.
-    fn attention(&mut self, number: usize, layer: &Layer, cache: &mut KvCache) {
+    /// Adds the layer's attention to the stream and its keys and values to the memory.
+    fn attention(&mut self, number: usize, layer: &Layer, memory: &mut KvMemory) {
         let config = self.model.config();
         let (head_dim, eps) = (config.head_dim, config.rms_norm_eps);
         let q = config.num_attention_heads * head_dim;
@@ -183,10 +157,9 @@ impl Step<'_> {
 
         rms_norm(stream, &layer.attention_norm, eps, normed);
         linear(self.pool, self.kernel, &layer.qkv, normed, qkv);
-        for (at, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
-            let position = cache.len() + at;
-            self.rope.turns(position, turns);
-            let (queries, rest) = row.split_at_mut(q);
+        for (row, qkv) in self.rows.iter().zip(qkv.chunks_exact_mut(q + 2 * kv)) {
+            self.rope.turns(row.position, turns);
+            let (queries, rest) = qkv.split_at_mut(q);
             let (keys, values) = rest.split_at_mut(kv);
             for (heads, norm) in [(queries, &layer.q_norm), (&mut *keys, &layer.k_norm)] {
                 for head in heads.chunks_exact_mut(head_dim) {
@@ -196,25 +169,25 @@ impl Step<'_> {
                     rotate(head, turns);
                 }
             }
-            cache.write(number, position, keys, values);
+            memory.write(number, row.pages, row.position, keys, values);
         }
 
         let scale = (head_dim as f32).sqrt().recip();
         let group = config.num_attention_heads / config.num_key_value_heads;
-        let ids = qkv.len() / (q + 2 * kv);
-        let (cache, qkv, kernel) = (&*cache, &*qkv, self.kernel);
+        let (memory, qkv, kernel, rows) = (&*memory, &*qkv, self.kernel, self.rows);
         attended.clear();
-        attended.resize(ids * q, 0.0);
-        let length = cache.len();
+        attended.resize(rows.len() * q, 0.0);
+        let longest = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
         self.pool
-            .for_each_chunk(attended, head_dim, length + ids, |task, out| {
+            .for_each_chunk(attended, head_dim, longest, |task, out| {
                 let (at, head) = (
                     task / config.num_attention_heads,
                     task % config.num_attention_heads,
                 );
                 let query = &qkv[at * (q + 2 * kv) + head * head_dim..][..head_dim];
-                let (keys, values) = cache.read(number, head / group, length + at + 1);
-                attend(kernel, query, keys, values, scale, out);
+                let Row { pages, position } = rows[at];
+                let pages = memory.read(number, head / group, pages, position + 1);
+                attend(kernel, query, pages, scale, out);
             });
         linear(self.pool, self.kernel, &layer.output, attended, added);
         add(stream, added);
@@ -242,13 +215,25 @@ impl Step<'_> {
         add(stream, added);
     }
 
-    /// Scores after the last id.
-    fn logits(&mut self, logits: &mut Vec<f32>) {
+    /// Scores after the ids in the rows `last`.
+    fn logits(&mut self, last: &[usize], logits: &mut Vec<f32>) {
+        logits.clear();
+        if last.is_empty() {
+            return;
+        }
         let config = self.model.config();
         let weights = self.model.weights();
-        let Buffers { stream, normed, .. } = &mut *self.buffers;
-        let last = &stream[stream.len() - config.hidden_size..];
-        rms_norm(last, &weights.norm, config.rms_norm_eps, normed);
+        let Buffers {
+            stream,
+            normed,
+            added,
+            ..
+        } = &mut *self.buffers;
+        added.clear();
+        for row in last {
+            added.extend_from_slice(&stream[row * config.hidden_size..][..config.hidden_size]);
+        }
+        rms_norm(added, &weights.norm, config.rms_norm_eps, normed);
         matmul(
             self.pool,
             self.kernel,
@@ -260,30 +245,38 @@ impl Step<'_> {
 }
 
 impl Backend for Cpu {
-    fn open(&mut self, positions: usize) -> Result<Sequence, Error> {
-        let cache = KvCache::new(self.model.config(), positions)?;
-        self.opened += 1;
-        let sequence = Sequence(self.opened);
-        self.sequences.insert(sequence, cache);
-        Ok(sequence)
+    fn blocks(&self) -> u32 {
+        self.memory.blocks()
     }
 
-    fn extend(
-        &mut self,
-        sequence: Sequence,
-        ids: &[u32],
-        logits: Option<&mut Vec<f32>>,
-    ) -> Result<(), Error> {
-        let Some(mut cache) = self.sequences.remove(&sequence) else {
-            return Err(Error::Backend(format!("no sequence {}", sequence.0)));
+    fn step(&mut self, runs: &[Run<'_>], logits: &mut Vec<f32>) -> Result<(), Error> {
+        runs.iter().try_for_each(|run| self.check(run))?;
+        let mut rows = Vec::new();
+        let mut last = Vec::new();
+        for run in runs {
+            rows.extend((run.from..run.from + run.ids.len()).map(|position| Row {
+                pages: run.blocks,
+                position,
+            }));
+            if run.logits {
+                last.push(rows.len() - 1);
+            }
+        }
+        self.embed(runs.iter().flat_map(|run| run.ids));
+        let step = &mut Step {
+            model: &self.model,
+            rope: &self.rope,
+            pool: &mut self.pool,
+            kernel: self.kernel,
+            buffers: &mut self.buffers,
+            rows: &rows,
         };
-        let result = self.forward(&mut cache, ids, logits);
-        self.sequences.insert(sequence, cache);
-        result
-    }
-
-    fn close(&mut self, sequence: Sequence) {
-        self.sequences.remove(&sequence);
+        for (number, layer) in step.model.weights().layers.iter().enumerate() {
+            step.attention(number, layer, &mut self.memory);
+            step.mlp(layer);
+        }
+        step.logits(&last, logits);
+        Ok(())
     }
 }
 
