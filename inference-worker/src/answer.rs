@@ -305,7 +305,6 @@ impl Worker {
             cache_salt: owner,
             // Whoever asks waits for the answer; a job says nothing that a person could not claim.
             priority: Priority::Interactive,
-            prompt,
             generated: writer
                 .chunks()
                 .flat_map(|chunk| chunk.ids.iter().copied())
@@ -315,10 +314,8 @@ impl Worker {
                 seed: job.query.uuid().as_u128() as u64,
                 ..self.sampling
             },
-            max_new_tokens,
-            stop: vec![],
-            deadline: None,
             cancel,
+            ..Request::new(prompt, max_new_tokens)
         };
         self.engine
             .submit(request)
@@ -348,7 +345,9 @@ impl Worker {
                 },
             };
             match item {
-                Some(Item::Token { id, text, logprob }) => pending.add(id, &text, logprob),
+                Some(Item::Token {
+                    id, text, logprob, ..
+                }) => pending.add(id, &text, logprob),
                 Some(Item::End {
                     finish,
                     text,

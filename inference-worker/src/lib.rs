@@ -131,8 +131,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         Sampling {
             temperature,
             top_p: 0.95,
-            top_k: 0,
-            seed: 0,
+            ..Sampling::GREEDY
         },
         config.max_new_tokens,
     );

@@ -4,12 +4,11 @@
 //! needs to its first token is measured alone, on the same machine, and taken off.
 
 use domain::limits::SOCKET_MESSAGES_PER_SECOND;
-use engine::{Engine, Item, Message, Options, Priority, Request, Sampling};
+use engine::{Engine, Item, Message, Options, Request};
 use futures_util::StreamExt;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tests::{client::Client, world::World};
-use tokio_util::sync::CancellationToken;
 
 const ROUNDS: usize = 300;
 
@@ -111,18 +110,7 @@ async fn first_tokens() -> anyhow::Result<Vec<Duration>> {
             role: "user".into(),
             content: question(n),
         };
-        let request = Request {
-            owner: 0,
-            cache_salt: 0,
-            priority: Priority::Interactive,
-            prompt: engine.chat_prompt(&[message])?,
-            generated: vec![],
-            sampling: Sampling::GREEDY,
-            max_new_tokens: 16,
-            stop: vec![],
-            deadline: None,
-            cancel: CancellationToken::new(),
-        };
+        let request = Request::new(engine.chat_prompt(&[message])?, 16);
         let began = Instant::now();
         let mut items = engine.submit(request)?;
         while let Some(item) = items.next().await {

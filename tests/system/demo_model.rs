@@ -1,9 +1,8 @@
 //! The demo model answers what it was taught, and says what it is otherwise.
 
-use engine::{Engine, Item, Message, Options, Priority, Request, Sampling};
+use engine::{Engine, Item, Message, Options, Request};
 use serde_json::Value;
 use std::path::Path;
-use tokio_util::sync::CancellationToken;
 
 fn lines(name: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -21,18 +20,7 @@ fn answer(engine: &Engine, question: &str) -> String {
         content: question.into(),
     };
     let prompt = engine.chat_prompt(&[message]).expect("a prompt");
-    let request = Request {
-        owner: 0,
-        cache_salt: 0,
-        priority: Priority::Interactive,
-        prompt,
-        generated: vec![],
-        sampling: Sampling::GREEDY,
-        max_new_tokens: 400,
-        stop: vec![],
-        deadline: None,
-        cancel: CancellationToken::new(),
-    };
+    let request = Request::new(prompt, 400);
     let mut items = engine.submit(request).expect("room");
     let mut text = String::new();
     while let Some(item) = items.blocking_next() {

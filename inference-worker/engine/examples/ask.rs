@@ -15,8 +15,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use engine::{Engine, Item, Message, Options, Priority, Request, Sampling};
-use tokio_util::sync::CancellationToken;
+use engine::{Engine, Item, Message, Options, Request};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,18 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let prompt = engine.chat_prompt(&[message])?;
     let submitted = Instant::now();
-    let mut generation = engine.submit(Request {
-        owner: 0,
-        cache_salt: 0,
-        priority: Priority::Interactive,
-        prompt,
-        generated: Vec::new(),
-        sampling: Sampling::GREEDY,
-        max_new_tokens: limit.parse()?,
-        stop: Vec::new(),
-        deadline: None,
-        cancel: CancellationToken::new(),
-    })?;
+    let mut generation = engine.submit(Request::new(prompt, limit.parse()?))?;
     let mut first = None;
     while let Some(item) = generation.blocking_next() {
         match item {

@@ -429,13 +429,64 @@ mod tests {
             }
         }
 
+        /// Every byte, characters in pieces, special and unknown ids; stop strings that begin and
+        /// end inside tokens, may overlap and may hold U+FFFD.
         #[test]
-        fn text_ends_before_the_first_stop_string(text in "[abc]{0,20}", stop in "[abc]{1,3}") {
-            let tokenizer = Arc::clone(&TOKENIZERS[0]);
-            let ids: Vec<u32> = text.bytes().map(u32::from).collect();
-            let pieces = texts(&mut Detokenizer::new(tokenizer, vec![stop.clone()]), &ids);
-            let expected = text.split(&stop).next().unwrap_or_default();
-            prop_assert_eq!(pieces.concat(), expected);
+        fn nothing_of_a_stop_string_comes_out_and_all_before_it_does(
+            ids in proptest::collection::vec(
+                prop_oneof![4 => 0u32..270, 2 => 0x61u32..0x64, 1 => 0xc0u32..0x100,
+                    1 => Just(256u32), 1 => Just(262u32)],
+                0..40,
+            ),
+            stops in proptest::collection::vec(
+                prop_oneof![4 => "[abcHi]{1,3}", 1 => "[é\u{fffd}日本🦀]{1,2}", 1 => Just(" Hi".to_owned())],
+                0..4,
+            ),
+            cut in 0usize..40,
+        ) {
+            for tokenizer in &*TOKENIZERS {
+                let mut detokenizer = Detokenizer::new(Arc::clone(tokenizer), stops.clone());
+                let whole = tokenizer.reference_decode(&ids);
+                let expected = &whole[..first_stop(&whole, &stops)];
+                let pieces = texts(&mut detokenizer, &ids);
+                let mut said = String::new();
+                for piece in &pieces {
+                    said.push_str(piece);
+                    prop_assert!(expected.starts_with(&said), "{said:?} of {expected:?}");
+                }
+                prop_assert_eq!(&said, expected);
+
+                // Fed with what was published before, another one goes on with the same pieces.
+                let cut = cut.min(pieces.len().saturating_sub(2));
+                let mut resumed = Detokenizer::new(Arc::clone(tokenizer), stops.clone());
+                for (id, piece) in ids[..cut].iter().zip(&pieces) {
+                    prop_assert_eq!(&resumed.push(*id).text, piece);
+                }
+                prop_assert_eq!(texts(&mut resumed, &ids[cut..]), &pieces[cut..]);
+            }
         }
+
+        #[test]
+        fn every_sequence_of_bytes_reads_as_the_standard_says(
+            bytes in proptest::collection::vec(
+                prop_oneof![0u8..=255, 0x80u8..0xc0, 0xe0u8..0xf8], 0..60),
+        ) {
+            let ids: Vec<u32> = bytes.iter().copied().map(u32::from).collect();
+            let mut detokenizer = Detokenizer::new(Arc::clone(&TOKENIZERS[0]), vec![]);
+            let pieces = texts(&mut detokenizer, &ids);
+            prop_assert_eq!(pieces.concat(), String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    /// Where a text ends that stops at the stop string which is complete first, the longest of
+    /// several that are.
+    fn first_stop(text: &str, stops: &[String]) -> usize {
+        let complete = (0..=text.len())
+            .filter(|end| text.is_char_boundary(*end))
+            .find_map(|end| {
+                let ended = stops.iter().filter(|stop| text[..end].ends_with(*stop));
+                ended.map(|stop| end - stop.len()).min()
+            });
+        complete.unwrap_or(text.len())
     }
 }

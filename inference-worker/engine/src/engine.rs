@@ -10,9 +10,10 @@ use serde::Serialize;
 use crate::backend::cpu::{self, Cpu};
 use crate::chat_template::{ChatTemplate, Message};
 use crate::error::Error;
-use crate::generation::{Generation, Request};
+use crate::generation::Generation;
 use crate::kv::{BLOCK, Blocks};
 use crate::model::Model;
+use crate::request::Request;
 use crate::scheduler::Scheduler;
 use crate::tokenizer::Tokenizer;
 

@@ -1,38 +1,11 @@
-//! A request for tokens and the stream that answers it.
+//! The stream that answers a request for tokens.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::wake::Wake;
-
-/// How the next token is chosen from the distribution.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token (the lowest id among equals), and then
-    /// the other fields mean nothing. Finite and not negative.
-    pub temperature: f32,
-    /// Nucleus: the fewest likeliest tokens whose probabilities sum to at least this, in (0, 1];
-    /// 1 keeps all (Holtzman et al., 2020, <https://arxiv.org/abs/1904.09751>).
-    pub top_p: f32,
-    /// Only this many of the likeliest tokens; 0 keeps all. Applied before `top_p`.
-    pub top_k: u32,
-    /// Together with a token's index this alone fixes the random number drawn for that token, so
-    /// that the same request gives the same tokens, also when it is resumed midway.
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// Always the likeliest token.
-    pub const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        seed: 0,
-    };
-}
 
 /// Which generations come first; waiting raises them class by class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -48,47 +21,13 @@ pub enum Priority {
     Sync,
 }
 
-/// One generation to run.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// For whom: the machine's time is shared fairly, by tokens, between owners, not between
-    /// generations.
-    pub owner: u128,
-    /// Only generations with equal salts share what is computed of equal beginnings. Whoever knows
-    /// how long an answer took can tell whether its beginning was known, so different users have
-    /// different salts.
-    pub cache_salt: u128,
-    /// Whether it goes before others.
-    pub priority: Priority,
-    /// Token ids of the prompt, at least one, as [`Engine::chat_prompt`](crate::Engine::chat_prompt)
-    /// gives them.
-    pub prompt: Vec<u32>,
-    /// Ids that an earlier, interrupted run of this very request has already published, in order;
-    /// empty for a fresh one. The run goes on after them exactly as an uninterrupted one would:
-    /// same ids, same log-probabilities, and the first text emitted is what follows the text that
-    /// those ids had made final. They are not emitted again.
-    pub generated: Vec<u32>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Tokens to generate at most, those in `generated` included.
-    pub max_new_tokens: usize,
-    /// Texts that end the generation; neither they nor anything after them is emitted. Empty
-    /// strings are refused.
-    pub stop: Vec<String>,
-    /// When to give up, whether running or still waiting: ends with [`Finish::Timeout`].
-    pub deadline: Option<Instant>,
-    /// Ends the generation with [`Finish::Cancelled`], whether running, waiting or paused; it is
-    /// seen before the next step.
-    pub cancel: CancellationToken,
-}
-
 /// One element of the answer's stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     /// A token was chosen.
     ///
-    /// An end-of-sequence id is never a token here: it is not counted, it has no text, and it
-    /// shows only as [`Finish::Stop`]. The token that completes a stop string is one, with the
+    /// An end-of-sequence or stop id is never a token here: it is not counted, it has no text, and
+    /// it shows only as [`Finish::Stop`]. The token that completes a stop string is one, with the
     /// text that preceded the stop string.
     Token {
         /// Its id.
@@ -96,9 +35,13 @@ pub enum Item {
         /// The text that became final with it: whole UTF-8 characters that no stop string can
         /// claim any more. Often empty.
         text: String,
-        /// Natural logarithm of its probability in the model's unmodified distribution (before
-        /// temperature, top-k and top-p).
+        /// Natural logarithm of its probability in the model's unmodified distribution, before
+        /// anything that [`Sampling`](crate::Sampling) says.
         logprob: f32,
+        /// The likeliest tokens of that distribution in falling order, as many as
+        /// [`Request::top_logprobs`](crate::Request) asks for; the chosen one only if it is among
+        /// them.
+        top_logprobs: Vec<TopLogprob>,
     },
     /// The last element, exactly one in each stream.
     End {
@@ -114,10 +57,19 @@ pub enum Item {
     },
 }
 
+/// A token that might have been chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TopLogprob {
+    /// Its id.
+    pub id: u32,
+    /// Natural logarithm of its probability in the model's unmodified distribution.
+    pub logprob: f32,
+}
+
 /// Why a generation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finish {
-    /// The model chose an end-of-sequence token, or a stop string appeared.
+    /// The model chose an end-of-sequence or stop id, or a stop string appeared.
     Stop,
     /// `max_new_tokens` were generated.
     Length,
@@ -132,9 +84,9 @@ pub enum Finish {
 /// Tokens counted from ids, never from text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Ids in [`Request::prompt`].
+    /// Ids in [`Request::prompt`](crate::Request).
     pub prompt_tokens: usize,
-    /// Ids in [`Request::generated`] and those emitted as [`Item::Token`].
+    /// Ids in [`Request::generated`](crate::Request) and those emitted as [`Item::Token`].
     pub completion_tokens: usize,
 }
 

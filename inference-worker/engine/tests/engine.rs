@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use engine::{
-    Engine, Error, Finish, Generation, Item, Message, Options, Priority, Request, Sampling, Usage,
+    Engine, Error, Finish, Generation, Item, Message, Options, Request, Sampling, TopLogprob, Usage,
 };
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 /// A model directory: golden weights and a token for each printable ASCII character.
 fn directory() -> tempfile::TempDir {
@@ -58,27 +57,21 @@ fn nonzero(value: usize) -> std::num::NonZeroUsize {
 
 fn request(prompt: Vec<u32>, seed: u64) -> Request {
     Request {
-        owner: 0,
-        cache_salt: 0,
-        priority: Priority::default(),
-        prompt,
-        generated: Vec::new(),
         sampling: Sampling {
             temperature: 1.2,
             top_p: 0.95,
             top_k: 60,
             seed,
+            ..Sampling::GREEDY
         },
-        max_new_tokens: 40,
         stop: vec!["no such text".into()],
-        deadline: None,
-        cancel: CancellationToken::new(),
+        ..Request::new(prompt, 40)
     }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Answer {
-    tokens: Vec<(u32, String, f32)>,
+    tokens: Vec<(u32, String, f32, Vec<TopLogprob>)>,
     finish: Finish,
     rest: String,
     usage: Usage,
@@ -88,7 +81,12 @@ async fn collect(mut generation: Generation) -> Answer {
     let mut tokens = Vec::new();
     loop {
         match generation.next().await.expect("an end") {
-            Item::Token { id, text, logprob } => tokens.push((id, text, logprob)),
+            Item::Token {
+                id,
+                text,
+                logprob,
+                top_logprobs,
+            } => tokens.push((id, text, logprob, top_logprobs)),
             Item::End {
                 finish,
                 text,
@@ -136,24 +134,43 @@ fn a_conversation_becomes_ids_without_smuggled_special_tokens() {
 async fn a_resumed_generation_equals_the_uninterrupted_one_at_every_cut() {
     let engine = engine(Options::default());
     let prompt = engine.encode("Once upon a time").expect("ids");
-    let whole = collect(engine.submit(request(prompt.clone(), 5)).expect("a place")).await;
-    assert!(whole.tokens.len() > 5, "{whole:?}");
-    for cut in 0..=whole.tokens.len() {
-        let (before, after) = whole.tokens.split_at(cut);
-        let generated = before.iter().map(|token| token.0).collect();
-        let resumed = Request {
-            generated,
-            ..request(prompt.clone(), 5)
-        };
-        let resumed = collect(engine.submit(resumed).expect("a place")).await;
-        assert_eq!(
-            resumed,
-            Answer {
-                tokens: after.to_vec(),
-                ..whole.clone()
-            }
-        );
+    let plain = request(prompt.clone(), 5);
+    let penalised = Request {
+        sampling: Sampling {
+            min_p: 0.01,
+            repetition_penalty: 1.3,
+            presence_penalty: 0.4,
+            frequency_penalty: 0.7,
+            ..plain.sampling
+        },
+        logit_bias: vec![(40, 2.0), (50, -100.0)],
+        top_logprobs: 3,
+        ..plain.clone()
+    };
+    let mut answers = Vec::new();
+    for request in [plain, penalised] {
+        let whole = collect(engine.submit(request.clone()).expect("a place")).await;
+        assert!(whole.tokens.len() > 5, "{whole:?}");
+        for cut in 0..=whole.tokens.len() {
+            let (before, after) = whole.tokens.split_at(cut);
+            let resumed = Request {
+                generated: before.iter().map(|token| token.0).collect(),
+                ..request.clone()
+            };
+            let resumed = collect(engine.submit(resumed).expect("a place")).await;
+            assert_eq!(
+                resumed,
+                Answer {
+                    tokens: after.to_vec(),
+                    ..whole.clone()
+                }
+            );
+        }
+        answers.push(whole);
     }
+    assert_ne!(answers[0], answers[1], "penalties change the answer");
+    assert!(answers[0].tokens.iter().all(|token| token.3.is_empty()));
+    assert!(answers[1].tokens.iter().all(|token| token.3.len() == 3));
 }
 
 #[tokio::test]
@@ -263,9 +280,8 @@ async fn an_end_of_sequence_id_stops_without_a_token() {
     for seed in 0..60 {
         let hot = Sampling {
             temperature: 100.0,
-            top_p: 1.0,
-            top_k: 0,
             seed,
+            ..Sampling::GREEDY
         };
         let request = Request {
             sampling: hot,

@@ -21,7 +21,8 @@ use self::worker::Worker;
 use crate::backend::Backend;
 use crate::engine::{ModelCard, Options};
 use crate::error::Error;
-use crate::generation::{Generation, Request};
+use crate::generation::Generation;
+use crate::request::Request;
 use crate::tokenizer::Tokenizer;
 use crate::wake::Wake;
 

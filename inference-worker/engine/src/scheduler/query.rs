@@ -12,8 +12,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::plan::Arrival;
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
-use crate::generation::{Finish, Generation, Item, Request, Sampling, Usage};
-use crate::sampler::Choice;
+use crate::generation::{Finish, Generation, Item, Usage};
+use crate::request::Request;
+use crate::sampler::{Choice, Choosing};
 use crate::tokenizer::Tokenizer;
 use crate::wake::Wake;
 
@@ -22,7 +23,8 @@ pub(super) struct Query {
     max_new_tokens: usize,
     /// Tokens generated, resumed ones included.
     pub(super) generated: usize,
-    pub(super) sampling: Sampling,
+    pub(super) choosing: Choosing,
+    stop_ids: Vec<u32>,
     pub(super) compute: Duration,
     pub(super) deadline: Option<Instant>,
     detokenizer: Detokenizer,
@@ -36,11 +38,8 @@ pub(super) struct Query {
 
 /// Refuses a request that cannot be served.
 pub(super) fn check(request: &Request, context: usize, vocabulary: usize) -> Result<(), Error> {
-    let refuse = |field, reason: String| Err(Error::Request { field, reason });
+    request.check(vocabulary)?;
     let (prompt, max_new) = (request.prompt.len(), request.max_new_tokens);
-    if prompt == 0 {
-        return refuse("prompt", "has no ids".into());
-    }
     if prompt.saturating_add(max_new) > context {
         return Err(Error::TooLong {
             prompt,
@@ -50,36 +49,10 @@ pub(super) fn check(request: &Request, context: usize, vocabulary: usize) -> Res
     }
     if request.generated.len() > max_new {
         let count = request.generated.len();
-        return refuse(
-            "generated",
-            format!("has {count} ids, max_new_tokens is {max_new}"),
-        );
-    }
-    for (field, ids) in [
-        ("prompt", &request.prompt),
-        ("generated", &request.generated),
-    ] {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-            return refuse(
-                field,
-                format!("id {id} is outside the vocabulary of {vocabulary}"),
-            );
-        }
-    }
-    let Sampling {
-        temperature, top_p, ..
-    } = request.sampling;
-    if !(temperature.is_finite() && temperature >= 0.0) {
-        return refuse(
-            "temperature",
-            format!("{temperature} is not a number from 0"),
-        );
-    }
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return refuse("top_p", format!("{top_p} is not above 0 and at most 1"));
-    }
-    if request.stop.iter().any(String::is_empty) {
-        return refuse("stop", "an empty string would stop everything".into());
+        return Err(Error::Request {
+            field: "generated",
+            reason: format!("has {count} ids, max_new_tokens is {max_new}"),
+        });
     }
     Ok(())
 }
@@ -102,11 +75,12 @@ impl Query {
         // Whether it is cancelled already is asked before the first step.
         let _ = cancelled.as_mut().poll(&mut Context::from_waker(&waker));
 
+        let choosing = Choosing::new(&request);
         let mut detokenizer = Detokenizer::new(Arc::clone(&tokenizer), request.stop);
         let mut finished = (request.max_new_tokens == 0).then_some(Finish::Length);
         for (at, id) in request.generated.iter().enumerate() {
-            let stopped = tokenizer.is_eos(*id) || detokenizer.push(*id).stopped;
-            if stopped {
+            let ends = tokenizer.is_eos(*id) || request.stop_ids.contains(id);
+            if ends || detokenizer.push(*id).stopped {
                 finished = Some(Finish::Stop);
                 break;
             }
@@ -128,7 +102,8 @@ impl Query {
             prompt_tokens: usage.prompt_tokens,
             max_new_tokens: request.max_new_tokens,
             generated: usage.completion_tokens,
-            sampling: request.sampling,
+            choosing,
+            stop_ids: request.stop_ids,
             compute: Duration::ZERO,
             deadline: request.deadline,
             detokenizer,
@@ -160,16 +135,27 @@ impl Query {
         self.items.capacity() >= 2
     }
 
+    /// Whether the request names this id as an end.
+    pub(super) fn stops_at(&self, id: u32) -> bool {
+        self.stop_ids.contains(&id)
+    }
+
     /// Sends a token; says whether it was the last.
     pub(super) fn emit(&mut self, choice: Choice) -> Option<Finish> {
-        let Choice { id, logprob } = choice;
+        let Choice {
+            id,
+            logprob,
+            top_logprobs,
+        } = choice;
         self.generated += 1;
+        self.choosing.push(id);
         let piece = self.detokenizer.push(id);
         // There is room; a consumer that has gone is noticed before the next step.
         let _ = self.items.try_send(Item::Token {
             id,
             text: piece.text,
             logprob,
+            top_logprobs,
         });
         if piece.stopped {
             return Some(Finish::Stop);

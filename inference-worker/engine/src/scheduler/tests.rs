@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-
 use super::*;
 use crate::backend::Run;
-use crate::generation::{Finish, Item, Priority, Sampling, Usage};
+use crate::generation::{Finish, Item, Usage};
 use crate::tokenizer::tests::{byte_level, tokenizer};
 
 const VOCABULARY: usize = 512;
@@ -80,18 +78,7 @@ fn start(change: impl FnOnce(&mut Options)) -> (Scheduler, Counting) {
 }
 
 fn request(prompt: &str, max_new_tokens: usize) -> Request {
-    Request {
-        owner: 0,
-        cache_salt: 0,
-        priority: Priority::default(),
-        prompt: prompt.bytes().map(u32::from).collect(),
-        generated: Vec::new(),
-        sampling: Sampling::GREEDY,
-        max_new_tokens,
-        stop: Vec::new(),
-        deadline: None,
-        cancel: CancellationToken::new(),
-    }
+    Request::new(prompt.bytes().map(u32::from).collect(), max_new_tokens)
 }
 
 fn collect(mut generation: Generation) -> (String, Finish, Usage) {
@@ -155,6 +142,11 @@ fn a_generation_ends_by_length_by_stop_string_or_by_the_end_of_sequence_id() {
         ..request("a", 3)
     };
     assert_eq!(run(held), ("bcd".into(), Finish::Length, usage(1, 3)));
+    let named = Request {
+        stop_ids: vec![u32::from(b'd')],
+        ..request("a", 9)
+    };
+    assert_eq!(run(named), ("bc".into(), Finish::Stop, usage(1, 2)));
     let ended = Request {
         prompt: vec![255],
         ..request("", 9)
@@ -361,62 +353,14 @@ fn dropping_the_scheduler_cancels_what_runs_and_what_waits() {
 #[test]
 fn requests_out_of_range_are_refused_with_the_field() {
     let (scheduler, _backend) = start(|_| {});
-    let sampling = |temperature, top_p| Sampling {
-        temperature,
-        top_p,
-        top_k: 0,
-        seed: 0,
-    };
-    let good = request("a", 3);
+    // The other fields are tested where they are checked.
     let cases = [
         ("prompt", request("", 3)),
-        (
-            "prompt",
-            Request {
-                prompt: vec![512],
-                ..good.clone()
-            },
-        ),
-        (
-            "generated",
-            Request {
-                generated: vec![512],
-                ..good.clone()
-            },
-        ),
         (
             "generated",
             Request {
                 generated: vec![1; 4],
-                ..good.clone()
-            },
-        ),
-        (
-            "temperature",
-            Request {
-                sampling: sampling(-1.0, 1.0),
-                ..good.clone()
-            },
-        ),
-        (
-            "temperature",
-            Request {
-                sampling: sampling(f32::NAN, 1.0),
-                ..good.clone()
-            },
-        ),
-        (
-            "top_p",
-            Request {
-                sampling: sampling(1.0, 0.0),
-                ..good.clone()
-            },
-        ),
-        (
-            "stop",
-            Request {
-                stop: vec![String::new()],
-                ..good.clone()
+                ..request("a", 3)
             },
         ),
     ];

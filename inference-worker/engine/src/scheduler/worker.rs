@@ -131,8 +131,8 @@ impl Worker {
             let (sampler, planner, tokenizer) =
                 (&mut self.sampler, &mut self.planner, &*self.tokenizer);
             let chosen = survive(|| {
-                let choice = sampler.choose(row, &query.sampling, query.generated as u64)?;
-                if tokenizer.is_eos(choice.id) {
+                let choice = sampler.choose(row, &query.choosing)?;
+                if tokenizer.is_eos(choice.id) || query.stops_at(choice.id) {
                     return Ok(Some(Finish::Stop));
                 }
                 planner.push(part.ticket, choice.id);
