@@ -17,6 +17,15 @@ use crate::tokenizer::{Tokenizer, TokenizerConfig};
 
 const NAME: &str = "chat";
 
+/// Bytes of a template at most. Those that models ship have some ten thousand.
+const SOURCE_LIMIT: usize = 1 << 20;
+
+/// What one rendering may cost, in the template engine's unit: an instruction, an element or a byte
+/// that it makes. A loop that does not end, or a text that doubles, is refused and not computed.
+const FUEL: u64 = 2_000_000;
+/// More for each byte of the messages, which a template may look at and copy several times.
+const FUEL_PER_BYTE: u64 = 64;
+
 /// Used where a model directory has no template: one line per message, named by its role.
 const PLAIN: &str = "\
 {%- for message in messages -%}
@@ -40,6 +49,8 @@ pub struct ChatTemplate {
     eos_token: String,
     /// The plain default prints no special tokens, so the tokenizer has to add its own.
     plain: bool,
+    /// The file that it is from.
+    origin: Option<&'static str>,
 }
 
 impl fmt::Debug for ChatTemplate {
@@ -56,18 +67,45 @@ impl ChatTemplate {
     /// one.
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::Json`], or [`Error::ChatTemplate`] when it does not compile.
+    /// [`Error::Read`], [`Error::Json`], or [`Error::ChatTemplate`] when it does not compile or
+    /// refuses a lone message of a user, which every question here is.
     pub fn load(dir: &Path, tokenizer: &Tokenizer) -> Result<Self, Error> {
-        let path = dir.join("chat_template.jinja");
+        const FILE: &str = "chat_template.jinja";
+        let path = dir.join(FILE);
         let config = tokenizer.config();
-        let source = match path.exists() {
-            true => Some(read_text(&path)?),
-            false => config.chat_template().map(str::to_owned),
+        let (source, origin) = match path.exists() {
+            true => (Some(read_text(&path)?), Some(FILE)),
+            false => match config.chat_template() {
+                Some(source) => (Some(source.to_owned()), Some("tokenizer_config.json")),
+                None => (None, None),
+            },
         };
-        Self::compile(source, config)
+        let template = Self {
+            origin,
+            ..Self::compile(source, config)?
+        };
+        template.render(&[Message {
+            role: "user".into(),
+            content: "Hello".into(),
+        }])?;
+        Ok(template)
+    }
+
+    /// The file of the model directory that the template is from; none for the plain one.
+    pub fn origin(&self) -> Option<&'static str> {
+        self.origin
     }
 
     fn compile(source: Option<String>, config: &TokenizerConfig) -> Result<Self, Error> {
+        if let Some(length) = source.as_ref().map(String::len)
+            && length > SOURCE_LIMIT
+        {
+            let reason = format!("it has {length} bytes, at most {SOURCE_LIMIT} are served");
+            return Err(Error::ChatTemplate(minijinja::Error::new(
+                ErrorKind::SyntaxError,
+                reason,
+            )));
+        }
         let mut environment = Environment::new();
         environment.set_syntax(
             SyntaxConfig::builder()
@@ -90,6 +128,7 @@ impl ChatTemplate {
             bos_token: config.bos_token().unwrap_or_default().to_owned(),
             eos_token: config.eos_token().unwrap_or_default().to_owned(),
             plain,
+            origin: None,
         })
     }
 
@@ -98,11 +137,14 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ChatTemplate`] where the template fails or calls `raise_exception`.
     pub fn render(&self, messages: &[Message]) -> Result<String, Error> {
+        let bytes: usize = messages.iter().map(|each| each.content.len()).sum();
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + FUEL_PER_BYTE * bytes as u64));
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| context! { role => &message.role, content => &message.content })
             .collect();
-        self.environment
+        environment
             .get_template(NAME)
             .and_then(|template| {
                 template.render(context! {
@@ -110,6 +152,9 @@ impl ChatTemplate {
                     add_generation_prompt => true,
                     bos_token => &self.bos_token,
                     eos_token => &self.eos_token,
+                    // Templates ask whether they are none, as transformers passes them.
+                    tools => (),
+                    documents => (),
                 })
             })
             .map_err(Error::ChatTemplate)
@@ -187,9 +232,47 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_passed_is_none() {
+        let source = "{% if tools is not none or documents is not none %}wrong{% endif %}right";
+        let text = template(Some(source)).render(&[]);
+        assert_eq!(text.expect("text"), "right");
+    }
+
+    #[test]
+    fn a_long_conversation_has_what_it_needs() {
+        let source = "{% for m in messages %}{% set text = m.role ~ m.content.strip() %}\
+            {{ bos_token + text | trim + eos_token }}{% endfor %}";
+        let content = "word ".repeat(1_000_000);
+        let text = template(Some(source)).render(&messages(&[("user", &content)]));
+        assert_eq!(text.expect("text").len(), content.len() - 1 + 11);
+    }
+
+    #[test]
+    fn templates_that_would_not_end_or_fill_the_memory_are_refused() {
+        let endless = [
+            "{% include 'chat' %}",
+            "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x\
+                {% endfor %}{% endfor %}{% endfor %}",
+            "{% set ns = namespace(x='abcd') %}{% for i in range(60) %}\
+                {% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "{% set ns = namespace(x=['abcd']) %}{% for i in range(60) %}\
+                {% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
+            "{{ 'abcdefgh' * 99999999999 }}",
+        ];
+        for source in endless {
+            let result = template(Some(source)).render(&[]);
+            assert!(matches!(result, Err(Error::ChatTemplate(_))), "{source}");
+        }
+    }
+
+    #[test]
     fn a_template_that_does_not_compile_is_refused() {
         let config = serde_json::from_str("{}").expect("an empty config");
-        let result = ChatTemplate::compile(Some("{% if %}".into()), &config);
-        assert!(matches!(result, Err(Error::ChatTemplate(_))), "{result:?}");
+        let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+        for source in ["{% if %}".to_owned(), nested, " ".repeat(SOURCE_LIMIT + 1)] {
+            let result = ChatTemplate::compile(Some(source), &config);
+            assert!(matches!(result, Err(Error::ChatTemplate(_))), "{result:?}");
+        }
     }
 }

@@ -18,6 +18,7 @@
 
 pub mod backend;
 pub mod chat_template;
+pub mod check;
 pub mod detokenizer;
 mod engine;
 mod error;

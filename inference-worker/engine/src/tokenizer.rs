@@ -167,6 +167,11 @@ impl Tokenizer {
         self.eos.contains(&id)
     }
 
+    /// Whether any id ends a generation.
+    pub fn ends(&self) -> bool {
+        !self.eos.is_empty()
+    }
+
     /// The ids of a text, nothing added at its ends.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ mod question;
 mod service;
 mod up;
 
-use amaima::admin;
+use amaima::{admin, models};
 use clap::{Parser, Subcommand};
 use service::Service;
 use std::{path::PathBuf, process::ExitCode};
@@ -38,6 +38,8 @@ enum Command {
     Ask(question::Options),
     /// Look into a system that runs, and mend it.
     Admin(admin::Options),
+    /// Look into a model's directory: whether it will run here.
+    Models(models::Options),
     /// Run one service, configured by the environment.
     #[command(flatten)]
     Service(Service),
@@ -53,6 +55,9 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Admin(options) => {
             let exit = admin::run(&cli.data_dir, options, &mut std::io::stdout()).await;
             return Ok(exit.into());
+        }
+        Command::Models(options) => {
+            return Ok(models::run(options, &mut std::io::stdout()).into());
         }
         Command::Service(service) => service.run_alone().await?,
     }

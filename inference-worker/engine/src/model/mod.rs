@@ -6,12 +6,15 @@
 //! they differ; [`backend`](crate::backend) computes.
 
 mod config;
+mod inspection;
+mod layout;
 mod safetensors;
 mod weights;
 
 use std::path::Path;
 
 pub use config::{Architecture, Config, RopeScaling};
+pub use inspection::Inspection;
 pub(crate) use weights::bf16_to_f32;
 pub use weights::{Data, Layer, Linear, Matrix, Weights};
 
@@ -34,10 +37,10 @@ impl Model {
     /// [`Error::Tensor`] for a tensor that is missing, surplus, misshapen or not finite.
     pub fn load(dir: &Path) -> Result<Self, Error> {
         let config = Config::load(dir)?;
-        let mut tensors = safetensors::Tensors::load(dir)?;
-        let parameters = tensors.parameters();
-        let weights = Weights::take(&config, &mut tensors)?;
-        tensors.expect_none_left(&config)?;
+        let tensors = safetensors::Tensors::open(dir)?;
+        tensors.check(&config)?;
+        let weights = Weights::take(&config, &tensors)?;
+        let parameters = tensors.iter().map(safetensors::Stored::elements).sum();
         Ok(Self {
             config,
             weights,

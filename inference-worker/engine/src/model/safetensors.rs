@@ -1,18 +1,25 @@
-//! Reads tensors from safetensors files, one file in memory at a time.
+//! Reads tensors from safetensors files: headers first, then one tensor after another.
 //!
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensorError};
 use serde::Deserialize;
 
 use super::config::Config;
-use super::weights::Data;
+use super::layout::layout;
+use super::weights::{Data, bf16_to_f32};
 use crate::error::Error;
-use crate::files::{read, read_json};
+use crate::files::{self, read_json};
+
+/// Bytes of a header at most. A hundred thousand tensors need about ten million.
+const HEADER_LIMIT: u64 = 16 << 20;
+/// Bytes of a tensor that are read at once; every type's size divides it.
+const BLOCK: usize = 1 << 20;
 
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
@@ -21,30 +28,64 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// One tensor, row-major, finite.
+/// Where a tensor lies, row-major and little-endian.
 #[derive(Debug)]
-struct Tensor {
+pub(super) struct Stored {
     path: PathBuf,
+    pub(super) dtype: Dtype,
     shape: Vec<usize>,
-    data: Data,
+    /// From the beginning of the file.
+    start: u64,
+    bytes: usize,
 }
 
-/// All tensors of a model directory that nobody has taken yet.
+impl Stored {
+    pub(super) fn elements(&self) -> u64 {
+        // The header was checked against the file, so this is no more than its bytes.
+        self.shape.iter().product::<usize>() as u64
+    }
+
+    fn read(&self, name: &str, mut block: impl FnMut(&[u8])) -> Result<(), Error> {
+        let cannot_read = |source| Error::Read {
+            path: self.path.clone(),
+            source,
+        };
+        let (mut file, _) = files::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.start))
+            .map_err(cannot_read)?;
+        let mut buffer = vec![0; BLOCK.min(self.bytes)];
+        let mut done = 0;
+        while done < self.bytes {
+            let part = &mut buffer[..BLOCK.min(self.bytes - done)];
+            file.read_exact(part).map_err(cannot_read)?;
+            if let Some((at, value)) = first_not_finite(self.dtype, part) {
+                let at = done * 8 / self.dtype.bitsize() + at;
+                let reason = format!("holds {value} at element {at}");
+                return Err(Error::tensor(&self.path, name, reason));
+            }
+            block(part);
+            done += part.len();
+        }
+        Ok(())
+    }
+}
+
+/// The tensors of a model directory, by name. Only headers are in memory.
 #[derive(Debug)]
 pub(super) struct Tensors {
     dir: PathBuf,
-    tensors: BTreeMap<String, Tensor>,
+    tensors: BTreeMap<String, Stored>,
 }
 
 impl Tensors {
-    pub(super) fn load(dir: &Path) -> Result<Self, Error> {
+    pub(super) fn open(dir: &Path) -> Result<Self, Error> {
         let mut all = Self {
             dir: dir.into(),
             tensors: BTreeMap::new(),
         };
         let index = dir.join("model.safetensors.index.json");
         if !index.exists() {
-            all.load_file(&dir.join("model.safetensors"))?;
+            all.add_file(&dir.join("model.safetensors"))?;
             return Ok(all);
         }
         let Index { weight_map } = read_json(&index)?;
@@ -61,7 +102,7 @@ impl Tensors {
                     reason: "expected a file name without a directory".into(),
                 });
             }
-            all.load_file(&dir.join(file))?;
+            all.add_file(&dir.join(file))?;
         }
         for (name, file) in &weight_map {
             let path = dir.join(file);
@@ -80,20 +121,18 @@ impl Tensors {
         Ok(all)
     }
 
-    fn load_file(&mut self, path: &Path) -> Result<(), Error> {
-        let bytes = read(path)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|source| Error::Safetensors {
-            path: path.into(),
-            source,
-        })?;
-        for (name, view) in file.tensors() {
-            let data = finite(path, &name, &view)?;
-            let tensor = Tensor {
+    fn add_file(&mut self, path: &Path) -> Result<(), Error> {
+        let (start, metadata) = header(path)?;
+        for (name, info) in metadata.tensors() {
+            let (from, to) = info.data_offsets;
+            let stored = Stored {
                 path: path.into(),
-                shape: view.shape().to_vec(),
-                data,
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                start: start + from as u64,
+                bytes: to - from,
             };
-            if let Some(earlier) = self.tensors.insert(name.clone(), tensor) {
+            if let Some(earlier) = self.tensors.insert(name.clone(), stored) {
                 let reason = format!("is in {} too", earlier.path.display());
                 return Err(Error::tensor(path, &name, reason));
             }
@@ -101,33 +140,25 @@ impl Tensors {
         Ok(())
     }
 
-    pub(super) fn parameters(&self) -> u64 {
-        self.tensors
-            .values()
-            .map(|tensor| tensor.shape.iter().product::<usize>() as u64)
-            .sum()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stored> {
+        self.tensors.values()
     }
 
-    pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Data, Error> {
-        let Some(tensor) = self.tensors.remove(name) else {
-            return Err(Error::tensor(&self.dir, name, "is missing"));
-        };
-        if tensor.shape != shape {
-            let reason = format!(
-                "has shape {:?}, config.json asks for {shape:?}",
-                tensor.shape
-            );
-            return Err(Error::tensor(&tensor.path, name, reason));
+    /// Compares names, shapes and types with what the configuration asks for.
+    ///
+    /// A tensor that nobody needs would have changed the result where its model was trained, and
+    /// is refused. Two kinds are redundant and pass: rotary frequencies, and a tied output
+    /// projection.
+    pub(super) fn check(&self, config: &Config) -> Result<(), Error> {
+        let mut needed = HashSet::new();
+        // Ends with the first that is missing, however many the configuration claims.
+        for wanted in layout(config) {
+            self.find(&wanted.name, &wanted.shape)?;
+            needed.insert(wanted.name);
         }
-        Ok(tensor.data)
-    }
-
-    /// A tensor that nobody took would have changed the result where its model was trained.
-    /// Two kinds are redundant and pass: rotary frequencies, and a tied output projection.
-    pub(super) fn expect_none_left(&self, config: &Config) -> Result<(), Error> {
         let surplus = self.tensors.iter().find(|(name, _)| {
             let tied = config.tie_word_embeddings && *name == "lm_head.weight";
-            !tied && !name.ends_with("rotary_emb.inv_freq")
+            !needed.contains(*name) && !tied && !name.ends_with("rotary_emb.inv_freq")
         });
         match surplus {
             None => Ok(()),
@@ -137,45 +168,109 @@ impl Tensors {
             }
         }
     }
+
+    pub(super) fn find(&self, name: &str, shape: &[usize]) -> Result<&Stored, Error> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(Error::tensor(&self.dir, name, "is missing"));
+        };
+        if tensor.shape != shape {
+            let reason = format!(
+                "has shape {:?}, config.json asks for {shape:?}",
+                tensor.shape
+            );
+            return Err(Error::tensor(&tensor.path, name, reason));
+        }
+        if !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            let reason = format!("has type {:?}, expected F32, F16 or BF16", tensor.dtype);
+            return Err(Error::tensor(&tensor.path, name, reason));
+        }
+        Ok(tensor)
+    }
+
+    /// Reads a tensor's numbers, all finite: bf16 as it is, others as f32.
+    pub(super) fn take(&self, name: &str, shape: &[usize]) -> Result<Data, Error> {
+        let tensor = self.find(name, shape)?;
+        let elements = tensor.bytes * 8 / tensor.dtype.bitsize();
+        if tensor.dtype == Dtype::BF16 {
+            let mut numbers = Vec::with_capacity(elements);
+            tensor.read(name, |block| numbers.extend(halves(block)))?;
+            return Ok(Data::Bf16(numbers));
+        }
+        let mut numbers = Vec::with_capacity(elements);
+        tensor.read(name, |block| match tensor.dtype {
+            Dtype::F16 => numbers.extend(halves(block).map(f16_to_f32)),
+            _ => numbers.extend(singles(block)),
+        })?;
+        Ok(Data::F32(numbers))
+    }
+
+    /// Reads everything that the configuration asks for and keeps nothing.
+    pub(super) fn expect_finite(&self, config: &Config) -> Result<(), Error> {
+        layout(config).try_for_each(|wanted| {
+            self.find(&wanted.name, &wanted.shape)?
+                .read(&wanted.name, |_| {})
+        })
+    }
 }
 
-/// The tensor's numbers, bf16 as it is, others as f32.
-fn finite(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Data, Error> {
-    let bytes = view.data();
-    let halves = || {
-        bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|b| u16::from_le_bytes(*b))
+/// Where the data begins, and what the header says, which is then true of the file's length.
+fn header(path: &Path) -> Result<(u64, Metadata), Error> {
+    let (mut file, length) = files::open(path)?;
+    let invalid = |source| Error::Safetensors {
+        path: path.into(),
+        source,
     };
-    let data = match view.dtype() {
-        Dtype::F32 => Data::F32(
-            bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
-        ),
-        Dtype::F16 => Data::F32(halves().map(f16_to_f32).collect()),
-        Dtype::BF16 => Data::Bf16(halves().collect()),
-        other => {
-            let reason = format!("has type {other:?}, expected F32, F16 or BF16");
-            return Err(Error::tensor(path, name, reason));
-        }
-    };
-    let wrong = data
+    let mut size = [0; 8];
+    file.read_exact(&mut size)
+        .map_err(|_| invalid(SafeTensorError::HeaderTooSmall))?;
+    let size = u64::from_le_bytes(size);
+    if size > HEADER_LIMIT {
+        return Err(invalid(SafeTensorError::HeaderTooLarge));
+    }
+    let start = size + 8;
+    if start > length {
+        return Err(invalid(SafeTensorError::InvalidHeaderLength));
+    }
+    let mut json = Vec::new();
+    file.take(size)
+        .read_to_end(&mut json)
+        .map_err(|source| Error::Read {
+            path: path.into(),
+            source,
+        })?;
+    let metadata: Metadata = serde_json::from_slice(&json)
+        .map_err(|error| invalid(SafeTensorError::InvalidHeaderDeserialization(error)))?;
+    if metadata.data_len() as u64 != length - start {
+        return Err(invalid(SafeTensorError::MetadataIncompleteBuffer));
+    }
+    Ok((start, metadata))
+}
+
+fn halves(block: &[u8]) -> impl Iterator<Item = u16> {
+    block
+        .as_chunks::<2>()
+        .0
         .iter()
-        .enumerate()
-        .find(|(_, value)| !value.is_finite());
-    match wrong {
-        None => Ok(data),
-        Some((at, value)) => Err(Error::tensor(
-            path,
-            name,
-            format!("holds {value} at element {at}"),
-        )),
+        .map(|b| u16::from_le_bytes(*b))
+}
+
+fn singles(block: &[u8]) -> impl Iterator<Item = f32> {
+    block
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+}
+
+/// The first number of a block that is a NaN or an infinity, and its place.
+fn first_not_finite(dtype: Dtype, block: &[u8]) -> Option<(usize, f32)> {
+    fn first(numbers: impl Iterator<Item = f32>) -> Option<(usize, f32)> {
+        numbers.enumerate().find(|(_, value)| !value.is_finite())
+    }
+    match dtype {
+        Dtype::BF16 => first(halves(block).map(bf16_to_f32)),
+        Dtype::F16 => first(halves(block).map(f16_to_f32)),
+        _ => first(singles(block)),
     }
 }
 

@@ -125,9 +125,9 @@ impl Weights {
         self.lm_head.as_ref().unwrap_or(&self.embedding)
     }
 
-    pub(super) fn take(config: &Config, tensors: &mut Tensors) -> Result<Self, Error> {
+    pub(super) fn take(config: &Config, tensors: &Tensors) -> Result<Self, Error> {
         let table = [config.vocab_size, config.hidden_size];
-        let mut matrix = |name: &str| -> Result<Matrix, Error> {
+        let matrix = |name: &str| -> Result<Matrix, Error> {
             Ok(Matrix {
                 rows: table[0],
                 columns: table[1],
@@ -153,7 +153,7 @@ impl Weights {
 }
 
 impl Layer {
-    fn take(config: &Config, tensors: &mut Tensors, layer: &str) -> Result<Self, Error> {
+    fn take(config: &Config, tensors: &Tensors, layer: &str) -> Result<Self, Error> {
         let hidden = config.hidden_size;
         let intermediate = config.intermediate_size;
         let q = config.num_attention_heads * config.head_dim;
@@ -161,7 +161,7 @@ impl Layer {
         let attention = format!("{layer}.self_attn");
         let mlp = format!("{layer}.mlp");
 
-        let mut head_norm = |name: &str| match config.qk_norm {
+        let head_norm = |name: &str| match config.qk_norm {
             true => vector(
                 tensors,
                 &format!("{attention}.{name}.weight"),
@@ -171,7 +171,7 @@ impl Layer {
             false => Ok(None),
         };
         let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
-        let mut norm = |name: &str| vector(tensors, &format!("{layer}.{name}.weight"), hidden);
+        let norm = |name: &str| vector(tensors, &format!("{layer}.{name}.weight"), hidden);
         Ok(Self {
             attention_norm: norm("input_layernorm")?,
             mlp_norm: norm("post_attention_layernorm")?,
@@ -212,7 +212,7 @@ impl Layer {
 impl Linear {
     /// Stacks the named projections `(name, rows)`.
     fn take(
-        tensors: &mut Tensors,
+        tensors: &Tensors,
         prefix: &str,
         parts: &[(&str, usize)],
         columns: usize,
@@ -243,6 +243,6 @@ impl Linear {
     }
 }
 
-fn vector(tensors: &mut Tensors, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+fn vector(tensors: &Tensors, name: &str, length: usize) -> Result<Vec<f32>, Error> {
     Ok(tensors.take(name, &[length])?.into_f32())
 }

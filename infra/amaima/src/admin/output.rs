@@ -1,4 +1,3 @@
-use super::Error;
 use infra::telemetry;
 use serde::Serialize;
 use std::{
@@ -74,7 +73,7 @@ impl<'a> Output<'a> {
     }
 
     /// Writes why there is no report.
-    pub(super) fn failed(&mut self, error: &Error) {
+    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
         let reason = telemetry::chain(error);
         if self.json {
             let document = serde_json::json!({ "error": reason });
