@@ -53,7 +53,7 @@ pub struct Report {
 impl Report {
     /// How many queries of so many positions fit beside the weights into so many bytes.
     pub fn queries(&self, memory: u64, positions: u64) -> u64 {
-        let each = positions.max(1).div_ceil(BLOCK) * BLOCK;
+        let each = positions.max(1).div_ceil(BLOCK).saturating_mul(BLOCK);
         let each = each.saturating_mul(self.kv_bytes_per_token);
         memory.saturating_sub(self.weights_bytes) / each.max(1)
     }
