@@ -183,6 +183,7 @@ mod tests {
             file_ids: vec![],
             context: None,
             reference: None,
+            options: None,
         }
     }
 

@@ -80,6 +80,7 @@ pub const ALL: &[Store] = &[
         crate::subject::PARKED_POLICIES,
         Erasure::IdsOnly,
     ),
+    store(Kind::Bucket, crate::subject::WORKERS, Erasure::Nothing),
     store(Kind::Table, "accounts", Erasure::SealedAndDeleted),
     store(Kind::Table, "sessions", Erasure::SealedAndDeleted),
     store(Kind::Table, "queries", Erasure::SealedAndDeleted),

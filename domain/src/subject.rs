@@ -42,6 +42,8 @@ pub const REVOKED: &str = "blacklisted_tokens";
 pub const SUBMISSIONS: &str = "submissions";
 /// Key-value bucket of aggregates as they were at some commit.
 pub const SNAPSHOTS: &str = "snapshots";
+/// Key-value bucket of the inference workers that take jobs: [`crate::wire::worker`].
+pub const WORKERS: &str = "workers";
 /// Where operators ask whoever owns the projections.
 pub const ADMIN_PROJECTIONS: &str = "adm.projections";
 /// Where the history of an aggregate is asked for that may not be in the log any more.

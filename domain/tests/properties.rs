@@ -117,7 +117,9 @@ fn query_command(order: &QueryOrder, _: &Query, _: u128) -> (query::Command, Act
                     file_ids: vec!["f".into()],
                     context: Some(serde_json::json!({ "source": "\u{0}" })),
                     reference: None,
+                    options: None,
                 },
+                route: None,
             };
             (submit, Actor::User(account(*who)))
         }

@@ -33,7 +33,9 @@ fn query_command() -> impl Strategy<Value = Command> {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
+            route: None,
         }),
         Just(Command::Start {
             query: QUERY,

@@ -107,6 +107,7 @@ pub(crate) fn check(
             file_ids: files,
             context,
             reference,
+            options: None,
         },
     })
 }

@@ -525,6 +525,7 @@ impl Pending {
             ids: taken.ids,
             logprob: taken.logprob,
             compute_ms,
+            tokens: vec![],
         })
     }
 }

@@ -114,6 +114,7 @@ pub async fn prepare(client: &Client, nats: &config::Nats) -> Result<jetstream::
         (subject::SUBMISSIONS, submissions(nats)),
         (subject::SNAPSHOTS, snapshots(nats)),
         (subject::PARKED_POLICIES, parked_policies(nats)),
+        (subject::WORKERS, workers(nats)),
     ] {
         context
             .create_or_update_key_value(config)
@@ -336,6 +337,19 @@ fn submissions(nats: &config::Nats) -> kv::Config {
         description: "Each user's latest submissions, for duplicates and claims".into(),
         history: 1,
         max_age: Duration::from_millis(limits::CLAIM_QUERY_MILLIS),
+        storage: StorageType::File,
+        num_replicas: nats.replicas,
+        ..kv::Config::default()
+    }
+}
+
+/// In files, since a bucket in memory is gone after a restart of its server.
+fn workers(nats: &config::Nats) -> kv::Config {
+    kv::Config {
+        bucket: subject::WORKERS.into(),
+        description: "Inference workers and what they can take".into(),
+        history: 1,
+        max_age: Duration::from_millis(domain::wire::worker::GONE_MILLIS),
         storage: StorageType::File,
         num_replicas: nats.replicas,
         ..kv::Config::default()

@@ -154,6 +154,7 @@ mod tests {
             text: "Why?".into(),
             operation: "general".into(),
             submitted_at: Timestamp::from_millis(0),
+            options: None,
         }
     }
 

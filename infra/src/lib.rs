@@ -26,3 +26,4 @@ pub mod sealing;
 pub mod snapshots;
 pub mod telemetry;
 pub mod tokens;
+pub mod workers;

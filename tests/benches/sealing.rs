@@ -113,6 +113,7 @@ impl Writer {
                     file_ids: vec![],
                     context: None,
                     reference: None,
+                    options: None,
                 },
             },
         };

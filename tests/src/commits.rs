@@ -180,8 +180,10 @@ impl History {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
             at,
+            route: None,
         };
         part::<query::Query>(query.uuid(), command, at, event)
     }

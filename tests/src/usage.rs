@@ -223,6 +223,7 @@ fn run(question: &Question, free: &mut i64, random: &mut Random, log: &mut Log) 
             .collect(),
         context: None,
         reference: None,
+        options: None,
     };
     let at = Timestamp::from_millis(question.at);
     let submitted = Event::Submitted {
@@ -230,6 +231,7 @@ fn run(question: &Question, free: &mut i64, random: &mut Random, log: &mut Log) 
         owner: question.owner,
         submission,
         at,
+        route: None,
     };
     log.query(query, random.id(), question.at, submitted);
 

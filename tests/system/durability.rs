@@ -331,6 +331,7 @@ async fn submit(commands: &Commands) -> Result<(QueryId, u64), String> {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
         },
     };

@@ -325,7 +325,9 @@ async fn callers_of_one_aggregate_queue_instead_of_conflicting() {
             file_ids: vec![],
             context: None,
             reference: None,
+            options: None,
         },
+        route: None,
     };
     write
         .execute(&cache, id, Expect::Absent, submit, &provenance(owner))

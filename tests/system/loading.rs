@@ -183,8 +183,10 @@ fn next_event(id: Uuid, loaded: &Loaded<Query>) -> Event {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
             at: at(),
+            route: None,
         },
     }
 }

@@ -111,6 +111,7 @@ async fn a_command_is_not_decided_after_its_deadline() {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
         },
     };

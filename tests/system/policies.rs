@@ -33,6 +33,7 @@ async fn submit(world: &World, query: QueryId, owner: AccountId) -> u64 {
         file_ids: vec![],
         context: None,
         reference: None,
+        options: None,
     };
     let at = clock::now();
     let provenance = Provenance {
@@ -49,6 +50,7 @@ async fn submit(world: &World, query: QueryId, owner: AccountId) -> u64 {
         owner,
         submission,
         at,
+        route: None,
     };
     let commit = log
         .pending::<Query>(query.uuid(), &Loaded::default(), &provenance, at, &[event])

@@ -135,6 +135,7 @@ async fn queries_end_as_their_log_tells() {
                             file_ids: vec![],
                             context: None,
                             reference: None,
+                            options: None,
                         };
                         let (named, via) = (true, Via::Socket);
                         let submit = Body::SubmitQuery {

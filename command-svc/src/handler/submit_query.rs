@@ -44,6 +44,7 @@ pub(super) async fn handle(
         query,
         owner,
         submission,
+        route: None,
     };
     let done = shared
         .write

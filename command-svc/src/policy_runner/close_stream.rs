@@ -185,6 +185,7 @@ fn filler(
         ids: vec![],
         logprob: 0.0,
         compute_ms: 0,
+        tokens: vec![],
     };
     token::Message {
         seq,
@@ -219,6 +220,7 @@ mod tests {
             ids: vec![],
             logprob: 0.0,
             compute_ms: 0,
+            tokens: vec![],
         };
         token::Message {
             seq,

@@ -9,15 +9,19 @@ pub(super) fn react(event: &Event) -> Option<Reaction> {
             query,
             owner,
             submission,
+            route,
             at,
         } => Some(Reaction::EnqueueJob {
-            model: "any".into(),
+            model: route
+                .as_ref()
+                .map_or_else(|| "any".into(), |route| route.model.clone()),
             priority: Priority::Interactive,
             job: Box::new(Job {
                 query: *query,
                 owner: *owner,
                 text: submission.text.clone(),
                 operation: submission.operation.clone(),
+                options: submission.options.clone(),
                 submitted_at: *at,
             }),
         }),
@@ -50,8 +54,10 @@ mod tests {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
             at: Timestamp::from_millis(3),
+            route: None,
         };
         let Some(Reaction::EnqueueJob { job, .. }) = react(&submitted) else {
             panic!("no job")

@@ -83,8 +83,10 @@ mod tests {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
             at: at(5),
+            route: None,
         };
         let timer = Timer::QueryLife(QUERY);
         assert_eq!(

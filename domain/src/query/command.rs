@@ -1,4 +1,4 @@
-use super::{Answer, Submission};
+use super::{Answer, Route, Submission};
 use crate::{
     id::{AccountId, QueryId},
     wire::error::Code,
@@ -15,6 +15,8 @@ pub enum Command {
         owner: AccountId,
         /// What.
         submission: Submission,
+        /// Which model it is given to.
+        route: Option<Route>,
     },
     /// A worker takes it.
     Start {

@@ -28,10 +28,12 @@ pub(super) fn decide(query: &Query, command: Command, cx: &Context) -> Result<Ve
                 query,
                 owner,
                 submission,
+                route,
             } => Ok(vec![Event::Submitted {
                 query,
                 owner,
                 submission,
+                route,
                 at: cx.now,
             }]),
             Command::Start { .. }

@@ -1,4 +1,4 @@
-use super::upcast;
+use super::{Options, Route, upcast};
 use crate::{
     Recorded, Timestamp,
     id::{AccountId, QueryId},
@@ -22,6 +22,9 @@ pub enum Event {
         /// What.
         #[serde(flatten)]
         submission: Submission,
+        /// Which model it was given to; absent where any was to answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        route: Option<Route>,
         /// When.
         at: Timestamp,
     },
@@ -99,7 +102,7 @@ impl CancelledBy {
 }
 
 /// What was asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Submission {
     /// The question, trimmed.
     pub text: String,
@@ -114,6 +117,9 @@ pub struct Submission {
     /// The client's own name for the query, when that is no UUID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// How the answer is wanted, where the client says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Box<Options>>,
 }
 
 /// What was answered.

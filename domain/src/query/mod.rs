@@ -8,11 +8,15 @@ mod command;
 mod decide;
 mod event;
 mod evolve;
+pub mod options;
+mod route;
 mod upcast;
 
 pub use command::Command;
 pub use decide::Refused;
 pub use event::{Answer, CancelledBy, Event, Submission, Usage};
+pub use options::Options;
+pub use route::{Complexity, Route};
 
 use crate::{Aggregate, Context, id::AccountId, subject::Kind};
 use schemars::JsonSchema;

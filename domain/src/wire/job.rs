@@ -3,11 +3,12 @@
 use crate::{
     Timestamp,
     id::{AccountId, QueryId},
+    query::Options,
 };
 use serde::{Deserialize, Serialize};
 
 /// One query that needs an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// The query.
     pub query: QueryId,
@@ -17,6 +18,9 @@ pub struct Job {
     pub text: String,
     /// The operation.
     pub operation: String,
+    /// How the answer is wanted, where the client says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Box<Options>>,
     /// When it was asked.
     pub submitted_at: Timestamp,
 }

@@ -11,3 +11,4 @@ pub mod rest;
 pub mod socket;
 pub mod token;
 pub mod view;
+pub mod worker;

@@ -56,6 +56,30 @@ pub struct Chunk {
     pub logprob: f64,
     /// Time spent on inference since the chunk before, in milliseconds.
     pub compute_ms: u64,
+    /// The tokens one by one, where their probabilities were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<Token>,
+}
+
+/// One token of an answer and how likely it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Token {
+    /// What it stands for, alone; a token that is a part of a character has no text of its own.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
+    /// The likeliest tokens in its place, likeliest first, as many as were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<Alternative>,
+}
+
+/// A token that could have been.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Alternative {
+    /// What it stands for, alone.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
 }
 
 /// How a query ended.
@@ -126,6 +150,7 @@ mod tests {
                 ids: vec![4],
                 logprob,
                 compute_ms: 1,
+                tokens: vec![],
             });
             let json = serde_json::to_string(&body).unwrap();
             prop_assert_eq!(serde_json::from_str::<Body>(&json).unwrap(), body);
@@ -152,6 +177,7 @@ mod tests {
                 ids: vec![4],
                 logprob: -0.5,
                 compute_ms: 1,
+                tokens: vec![],
             }),
             Body::Terminal(Terminal::Completed { answer }),
             Body::Terminal(Terminal::Failed {

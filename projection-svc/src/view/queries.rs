@@ -99,6 +99,7 @@ pub(super) fn apply(
             query,
             owner,
             submission,
+            route: _,
             at,
         } => {
             let new = Submitted {
@@ -483,8 +484,10 @@ mod tests {
                 file_ids: vec![],
                 context: None,
                 reference: None,
+                options: None,
             },
             at: millis(10),
+            route: None,
         }
     }
 

@@ -246,6 +246,7 @@ fn submission() -> Submission {
         file_ids: vec![],
         context: None,
         reference: None,
+        options: None,
     }
 }
 
@@ -261,6 +262,7 @@ fn part() -> anyhow::Result<Part> {
         owner,
         submission: submission(),
         at,
+        route: None,
     };
     let commit = commit::encode::<Query>(query.uuid(), command, at, &[event])?;
     let mut headers = async_nats::HeaderMap::new();

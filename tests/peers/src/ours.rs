@@ -180,6 +180,7 @@ fn order(task: &Task, step: Step) -> (Actor, Body) {
                     file_ids: vec![],
                     context: None,
                     reference: None,
+                    options: None,
                 },
             },
         ),

@@ -119,8 +119,10 @@ async fn submit(client: &Client, id: Uuid) -> u64 {
                 file_ids: Vec::new(),
                 context: None,
                 reference: None,
+                options: None,
             },
             at,
+            route: None,
         };
         let provenance = Provenance {
             command: CommandId::new(Uuid::new_v4()),

@@ -153,6 +153,7 @@ impl System {
             file_ids: Vec::new(),
             context: None,
             reference: None,
+            options: None,
         };
         let (query, at, command) = (QueryId::new(id), self.now(), self.command());
         let event = query::Event::Submitted {
@@ -160,6 +161,7 @@ impl System {
             owner,
             submission,
             at,
+            route: None,
         };
         let seq = self.append(Kind::Query, id, &command, Events::Query(vec![event]));
         if self.random.one_in(5) {
