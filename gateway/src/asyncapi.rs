@@ -321,7 +321,7 @@ mod tests {
     /// keyword may mean something else there.
     #[test]
     fn schemas_keep_to_what_both_drafts_have() {
-        const ANY_DRAFT: [&str; 16] = [
+        const ANY_DRAFT: [&str; 17] = [
             "type",
             "format",
             "const",
@@ -333,6 +333,7 @@ mod tests {
             "items",
             "minItems",
             "minimum",
+            "maximum",
             "default",
             "additionalProperties",
             "description",
@@ -344,7 +345,7 @@ mod tests {
                 let place = format!("{place}/{keyword}");
                 match keyword.as_str() {
                     "$ref" => {}
-                    "properties" => value
+                    "properties" | "patternProperties" => value
                         .as_object()
                         .unwrap()
                         .iter()
