@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::backend::cpu::{self, Cpu};
+use crate::backend::cpu::{self, Cpu, Precision};
 use crate::chat_template::{ChatTemplate, Message};
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::kv::{BLOCK, Blocks};
-use crate::model::Model;
+use crate::model::{Model, WeightsIn};
 use crate::request::Request;
 use crate::scheduler::Scheduler;
 use crate::tokenizer::Tokenizer;
@@ -22,6 +22,10 @@ use crate::tokenizer::Tokenizer;
 pub struct Options {
     /// Threads that compute; all available cores when absent.
     pub threads: Option<NonZeroUsize>,
+    /// How the weights are kept in memory.
+    pub weights_in: WeightsIn,
+    /// How products are computed.
+    pub precision: Precision,
     /// Positions per generation at most, below the model's own limit.
     pub max_context: Option<NonZeroUsize>,
     /// Bytes for the keys and values of all generations, prefixes kept for later ones included.
@@ -47,6 +51,8 @@ impl Default for Options {
         }
         Self {
             threads: None,
+            weights_in: WeightsIn::default(),
+            precision: Precision::default(),
             max_context: None,
             kv_bytes: some(1 << 30),
             max_active: some(8),
@@ -101,7 +107,7 @@ impl Engine {
     /// Every fault of the directory, with the file, the tensor or field, and the value.
     pub fn load(dir: &Path, options: Options) -> Result<Self, Error> {
         let began = Instant::now();
-        let model = Model::load(dir)?;
+        let model = Model::load_in(dir, options.weights_in)?;
         let tokenizer = Arc::new(Tokenizer::load(dir, model.config().vocab_size)?);
         let template = ChatTemplate::load(dir, &tokenizer)?;
         let context = model.config().max_position_embeddings;
@@ -119,7 +125,8 @@ impl Engine {
             demo: model.config().demo,
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        let backend = Box::new(Cpu::new(model, options.threads, blocks)?);
+        let cpu = Cpu::new(model, options.threads, blocks)?;
+        let backend = Box::new(cpu.with_precision(options.precision));
         let scheduler = Scheduler::start(backend, Arc::clone(&tokenizer), &card, &options)?;
         tracing::info!(
             model.id = card.id,

@@ -32,8 +32,10 @@ mod scheduler;
 pub mod tokenizer;
 mod wake;
 
+pub use backend::cpu::Precision;
 pub use chat_template::Message;
 pub use engine::{Engine, ModelCard, Options};
 pub use error::Error;
 pub use generation::{Finish, Generation, Item, Priority, TopLogprob, Usage};
+pub use model::WeightsIn;
 pub use request::{Request, Sampling};

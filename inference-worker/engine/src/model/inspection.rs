@@ -8,7 +8,9 @@ use safetensors::Dtype;
 use super::config::Config;
 use super::layout::layout;
 use super::safetensors::Tensors;
+use crate::backend::cpu::block_bytes;
 use crate::error::Error;
+use crate::kv::BLOCK;
 
 /// A directory whose configuration and tensors belong together.
 #[derive(Debug)]
@@ -57,22 +59,20 @@ impl Inspection {
         types
     }
 
-    /// Bytes of the loaded weights: matrices of bf16 keep their two bytes, everything else has
-    /// four.
+    /// Bytes of the loaded weights: matrices stay as they are in the files, everything else has four
+    /// bytes a number.
     pub fn weights_bytes(&self) -> u64 {
         layout(&self.config)
             .filter_map(|wanted| {
                 let stored = self.tensors.find(&wanted.name, &wanted.shape).ok()?;
-                let kept = stored.dtype == Dtype::BF16 && wanted.shape.len() == 2;
-                Some(stored.elements() * if kept { 2 } else { 4 })
+                let halves = stored.dtype != Dtype::F32 && wanted.shape.len() == 2;
+                Some(stored.elements() * if halves { 2 } else { 4 })
             })
             .sum()
     }
 
     /// Bytes that the keys and values of one position take, in f32 as the CPU backend keeps them.
     pub fn kv_bytes_per_token(&self) -> u64 {
-        let config = &self.config;
-        let numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        (numbers * size_of::<f32>()) as u64
+        (block_bytes(&self.config) / BLOCK) as u64
     }
 }

@@ -7,7 +7,9 @@
 
 mod config;
 mod inspection;
+pub mod int8;
 mod layout;
+mod numbers;
 mod safetensors;
 mod weights;
 
@@ -15,10 +17,27 @@ use std::path::Path;
 
 pub use config::{Architecture, Config, RopeScaling};
 pub use inspection::Inspection;
-pub(crate) use weights::bf16_to_f32;
-pub use weights::{Data, Layer, Linear, Matrix, Weights};
+pub use numbers::Numbers;
+pub(crate) use numbers::{bf16_to_f32, f16_to_f32};
+pub use weights::{Data, Layer, Linear, Matrix, Projection, Weights};
 
 use crate::error::Error;
+
+/// How the weights are kept in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightsIn {
+    /// The files are mapped: nothing is copied, processes share the memory, and the system may
+    /// take it back and read it again. A file that is cut off or overwritten in place while the
+    /// model is loaded kills the process (SIGBUS) or changes its answers. Replacing it by renaming
+    /// another over it is safe, and is what downloads do.
+    #[default]
+    Mapped,
+    /// The files are read once, and what becomes of them then does not matter.
+    Copied,
+    /// The matrices are rounded to eight bits with a scale for every 32 weights, and inputs are
+    /// rounded likewise: half the memory of bf16, faster, less exact.
+    Int8,
+}
 
 /// A loaded model; immutable.
 #[derive(Debug)]
@@ -30,16 +49,28 @@ pub struct Model {
 
 impl Model {
     /// Loads config.json and model.safetensors, or the shards that model.safetensors.index.json
-    /// lists. Weights may be f32, f16 or bf16.
+    /// lists, and maps them. Weights may be f32, f16 or bf16.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::Json`], [`Error::Field`], [`Error::Safetensors`], or
     /// [`Error::Tensor`] for a tensor that is missing, surplus, misshapen or not finite.
     pub fn load(dir: &Path) -> Result<Self, Error> {
+        Self::load_in(dir, WeightsIn::default())
+    }
+
+    /// As [`load`](Self::load), with the weights kept as `weights_in` says.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_in(dir: &Path, weights_in: WeightsIn) -> Result<Self, Error> {
         let config = Config::load(dir)?;
         let tensors = safetensors::Tensors::open(dir)?;
         tensors.check(&config)?;
-        let weights = Weights::take(&config, &tensors)?;
+        let files = safetensors::Loaded::new(&tensors, weights_in == WeightsIn::Copied)?;
+        let mut weights = Weights::take(&config, &files)?;
+        if weights_in == WeightsIn::Int8 {
+            weights.round_to_int8();
+        }
         let parameters = tensors.iter().map(safetensors::Stored::elements).sum();
         Ok(Self {
             config,

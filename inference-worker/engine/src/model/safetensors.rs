@@ -1,18 +1,25 @@
-//! Reads tensors from safetensors files: headers first, then one tensor after another.
+//! Finds tensors in safetensors files: headers first, then the numbers where they lie.
 //!
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::BitAnd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+#[cfg(unix)]
+use memmap2::Advice;
+use memmap2::{Mmap, MmapMut};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError};
 use serde::Deserialize;
 
 use super::config::Config;
 use super::layout::layout;
-use super::weights::{Data, bf16_to_f32};
+use super::numbers::{Numbers, bf16_to_f32, f16_to_f32};
+use super::weights::Data;
 use crate::error::Error;
 use crate::files::{self, read_json};
 
@@ -45,7 +52,19 @@ impl Stored {
         self.shape.iter().product::<usize>() as u64
     }
 
-    fn read(&self, name: &str, mut block: impl FnMut(&[u8])) -> Result<(), Error> {
+    /// Refuses numbers that are not finite; `bytes` are the tensor's from element `from` on.
+    fn expect_finite(&self, name: &str, from: usize, bytes: &[u8]) -> Result<(), Error> {
+        match first_not_finite(self.dtype, bytes) {
+            None => Ok(()),
+            Some((at, value)) => {
+                let reason = format!("holds {value} at element {}", from + at);
+                Err(Error::tensor(&self.path, name, reason))
+            }
+        }
+    }
+
+    /// Reads the numbers once, a block at a time, and keeps nothing.
+    fn read(&self, name: &str) -> Result<(), Error> {
         let cannot_read = |source| Error::Read {
             path: self.path.clone(),
             source,
@@ -58,12 +77,7 @@ impl Stored {
         while done < self.bytes {
             let part = &mut buffer[..BLOCK.min(self.bytes - done)];
             file.read_exact(part).map_err(cannot_read)?;
-            if let Some((at, value)) = first_not_finite(self.dtype, part) {
-                let at = done * 8 / self.dtype.bitsize() + at;
-                let reason = format!("holds {value} at element {at}");
-                return Err(Error::tensor(&self.path, name, reason));
-            }
-            block(part);
+            self.expect_finite(name, done * 8 / self.dtype.bitsize(), part)?;
             done += part.len();
         }
         Ok(())
@@ -187,30 +201,80 @@ impl Tensors {
         Ok(tensor)
     }
 
-    /// Reads a tensor's numbers, all finite: bf16 as it is, others as f32.
-    pub(super) fn take(&self, name: &str, shape: &[usize]) -> Result<Data, Error> {
-        let tensor = self.find(name, shape)?;
-        let elements = tensor.bytes * 8 / tensor.dtype.bitsize();
-        if tensor.dtype == Dtype::BF16 {
-            let mut numbers = Vec::with_capacity(elements);
-            tensor.read(name, |block| numbers.extend(halves(block)))?;
-            return Ok(Data::Bf16(numbers));
-        }
-        let mut numbers = Vec::with_capacity(elements);
-        tensor.read(name, |block| match tensor.dtype {
-            Dtype::F16 => numbers.extend(halves(block).map(f16_to_f32)),
-            _ => numbers.extend(singles(block)),
-        })?;
-        Ok(Data::F32(numbers))
-    }
-
     /// Reads everything that the configuration asks for and keeps nothing.
     pub(super) fn expect_finite(&self, config: &Config) -> Result<(), Error> {
-        layout(config).try_for_each(|wanted| {
-            self.find(&wanted.name, &wanted.shape)?
-                .read(&wanted.name, |_| {})
+        layout(config)
+            .try_for_each(|wanted| self.find(&wanted.name, &wanted.shape)?.read(&wanted.name))
+    }
+}
+
+/// The tensors with their files in memory, or mapped to it.
+#[derive(Debug)]
+pub(super) struct Loaded<'a> {
+    tensors: &'a Tensors,
+    files: BTreeMap<PathBuf, Arc<Mmap>>,
+}
+
+impl<'a> Loaded<'a> {
+    /// Maps the files, or copies them with `copy`.
+    pub(super) fn new(tensors: &'a Tensors, copy: bool) -> Result<Self, Error> {
+        let mut files = BTreeMap::new();
+        for tensor in tensors.iter() {
+            if !files.contains_key(&tensor.path) {
+                let memory = match copy {
+                    true => copied(&tensor.path),
+                    false => mapped(&tensor.path),
+                };
+                let memory = memory.map_err(|source| Error::Read {
+                    path: tensor.path.clone(),
+                    source,
+                })?;
+                files.insert(tensor.path.clone(), Arc::new(memory));
+            }
+        }
+        Ok(Self { tensors, files })
+    }
+
+    /// A tensor's numbers, all finite.
+    pub(super) fn take(&self, name: &str, shape: &[usize]) -> Result<Data, Error> {
+        let tensor = self.tensors.find(name, shape)?;
+        let (start, bytes) = (tensor.start as usize, tensor.bytes);
+        let Some(memory) = self.files.get(&tensor.path).filter(|memory| {
+            start
+                .checked_add(bytes)
+                .is_some_and(|end| end <= memory.len())
+        }) else {
+            let reason = "its file became shorter while it was read";
+            return Err(Error::tensor(&tensor.path, name, reason));
+        };
+        tensor.expect_finite(name, 0, &memory[start..start + bytes])?;
+        Ok(match tensor.dtype {
+            Dtype::BF16 => Data::Bf16(Numbers::within(memory, start, bytes)),
+            Dtype::F16 => Data::F16(Numbers::within(memory, start, bytes)),
+            _ => Data::F32(Numbers::within(memory, start, bytes)),
         })
     }
+}
+
+fn mapped(path: &Path) -> io::Result<Mmap> {
+    let file = File::open(path)?;
+    // SAFETY: only that nobody writes the file or cuts it off while it is mapped, which
+    // `WeightsIn::Mapped` asks of the operator. Any bits are numbers.
+    let map = unsafe { Mmap::map(&file)? };
+    #[cfg(unix)]
+    map.advise(Advice::WillNeed)?;
+    Ok(map)
+}
+
+fn copied(path: &Path) -> io::Result<Mmap> {
+    let mut file = File::open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut memory = MmapMut::map_anon(length)?;
+    // Fewer entries of the page tables to walk. A kernel without them does without.
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(Advice::HugePage);
+    file.read_exact(&mut memory)?;
+    memory.make_read_only()
 }
 
 /// Where the data begins, and what the header says, which is then true of the file's length.
@@ -246,72 +310,38 @@ fn header(path: &Path) -> Result<(u64, Metadata), Error> {
     Ok((start, metadata))
 }
 
-fn halves(block: &[u8]) -> impl Iterator<Item = u16> {
-    block
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|b| u16::from_le_bytes(*b))
-}
-
-fn singles(block: &[u8]) -> impl Iterator<Item = f32> {
-    block
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|b| f32::from_le_bytes(*b))
-}
-
-/// The first number of a block that is a NaN or an infinity, and its place.
-fn first_not_finite(dtype: Dtype, block: &[u8]) -> Option<(usize, f32)> {
-    fn first(numbers: impl Iterator<Item = f32>) -> Option<(usize, f32)> {
-        numbers.enumerate().find(|(_, value)| !value.is_finite())
-    }
+/// The first number that is a NaN or an infinity, and its place.
+fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, f32)> {
     match dtype {
-        Dtype::BF16 => first(halves(block).map(bf16_to_f32)),
-        Dtype::F16 => first(halves(block).map(f16_to_f32)),
-        _ => first(singles(block)),
+        Dtype::BF16 => first_with(bytes.as_chunks().0, 0x7f80, u16::from_le_bytes, bf16_to_f32),
+        Dtype::F16 => first_with(bytes.as_chunks().0, 0x7c00, u16::from_le_bytes, f16_to_f32),
+        _ => first_with(
+            bytes.as_chunks().0,
+            0x7f80_0000,
+            u32::from_le_bytes,
+            f32::from_bits,
+        ),
     }
 }
 
-/// IEEE 754 binary16 to binary32, exact.
-fn f16_to_f32(bits: u16) -> f32 {
-    let sign = u32::from(bits >> 15) << 31;
-    let exponent = u32::from(bits >> 10) & 0x1f;
-    let fraction = u32::from(bits) & 0x3ff;
-    let magnitude = match exponent {
-        // Subnormal: fraction × 2^-24.
-        0 => (fraction as f32 * f32::from_bits((127 - 24) << 23)).to_bits(),
-        31 => 0x7f80_0000 | fraction << 13,
-        // The biases of the two formats differ by 112.
-        _ => (exponent + 112) << 23 | fraction << 13,
-    };
-    f32::from_bits(sign | magnitude)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::f16_to_f32;
-
-    #[test]
-    fn binary16_converts_exactly() {
-        let cases = [
-            (0x3c00, 1.0),
-            (0xc000, -2.0),
-            (0x3555, 0.333_251_95),
-            (0x7bff, 65504.0),
-            (0x0001, 5.960_464_5e-8),
-            (0x03ff, 6.097_555e-5),
-            (0x8000, -0.0),
-            (0x7c00, f32::INFINITY),
-        ];
-        for (bits, expected) in cases {
-            assert_eq!(
-                f16_to_f32(bits).to_bits(),
-                f32::to_bits(expected),
-                "{bits:#06x}"
-            );
-        }
-        assert!(f16_to_f32(0x7e00).is_nan());
-    }
+/// The first number whose `exponent` bits are all set. Whole blocks are looked through without a
+/// branch: this passes over every weight when a model is loaded.
+fn first_with<const BYTES: usize, T>(
+    numbers: &[[u8; BYTES]],
+    exponent: T,
+    from_bytes: fn([u8; BYTES]) -> T,
+    to_f32: fn(T) -> f32,
+) -> Option<(usize, f32)>
+where
+    T: Copy + PartialEq + BitAnd<Output = T>,
+{
+    let all_set = |bytes: &[u8; BYTES]| from_bytes(*bytes) & exponent == exponent;
+    const BLOCK: usize = 1024;
+    let (block, numbers) = numbers.chunks(BLOCK).enumerate().find(|(_, numbers)| {
+        numbers
+            .iter()
+            .fold(false, |found, bytes| found | all_set(bytes))
+    })?;
+    let within = numbers.iter().position(all_set)?;
+    Some((block * BLOCK + within, to_f32(from_bytes(numbers[within]))))
 }

@@ -1,53 +1,22 @@
-//! The weights, arranged for computing: projections that read the same input are one matrix.
+//! The weights, arranged for computing: projections that read the same input belong together.
 
 use super::config::Config;
-use super::safetensors::Tensors;
+use super::int8::Int8;
+use super::numbers::{Numbers, bf16_to_f32, f16_to_f32};
+use super::safetensors::Loaded;
 use crate::error::Error;
 
-/// Numbers in memory: bf16 keeps its two bytes, f32 and f16 become f32.
+/// Numbers in memory, as the file has them or rounded to eight bits.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {
     /// binary32.
-    F32(Vec<f32>),
+    F32(Numbers<f32>),
+    /// binary16.
+    F16(Numbers<u16>),
     /// The upper 16 bits of binary32.
-    Bf16(Vec<u16>),
-}
-
-impl Data {
-    /// The numbers as f32; exact for both kinds.
-    pub fn iter(&self) -> Box<dyn Iterator<Item = f32> + '_> {
-        match self {
-            Self::F32(values) => Box::new(values.iter().copied()),
-            Self::Bf16(values) => Box::new(values.iter().map(|bits| bf16_to_f32(*bits))),
-        }
-    }
-
-    fn into_f32(self) -> Vec<f32> {
-        match self {
-            Self::F32(values) => values,
-            Self::Bf16(_) => self.iter().collect(),
-        }
-    }
-
-    /// Appends rows; mixed kinds become f32.
-    fn concat(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Bf16(mut head), Self::Bf16(tail)) => {
-                head.extend(tail);
-                Self::Bf16(head)
-            }
-            (head, tail) => {
-                let mut head = head.into_f32();
-                head.extend(tail.iter());
-                Self::F32(head)
-            }
-        }
-    }
-}
-
-/// bfloat16 is binary32 without its lower half.
-pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
+    Bf16(Numbers<u16>),
+    /// Eight bits and a scale for each block.
+    Int8(Int8),
 }
 
 /// Rows × columns, row-major; a row holds the weights of one output.
@@ -65,24 +34,47 @@ impl Matrix {
     /// Copies row `row` into `out`, which has `columns` places.
     pub fn copy_row(&self, row: usize, out: &mut [f32]) {
         let range = row * self.columns..(row + 1) * self.columns;
+        let widen = |halves: &[u16], widen: fn(u16) -> f32, out: &mut [f32]| {
+            for (out, bits) in out.iter_mut().zip(halves) {
+                *out = widen(*bits);
+            }
+        };
         match &self.data {
             Data::F32(values) => out.copy_from_slice(&values[range]),
-            Data::Bf16(values) => {
-                for (out, bits) in out.iter_mut().zip(&values[range]) {
-                    *out = bf16_to_f32(*bits);
-                }
-            }
+            Data::F16(values) => widen(&values[range], f16_to_f32, out),
+            Data::Bf16(values) => widen(&values[range], bf16_to_f32, out),
+            Data::Int8(values) => values.copy_row(row, out),
         }
+    }
+
+    /// Bytes that its numbers take.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(values) => size_of_val(&values[..]),
+            Data::F16(values) | Data::Bf16(values) => size_of_val(&values[..]),
+            Data::Int8(values) => values.bytes(),
+        }
+    }
+
+    fn round_to_int8(&mut self) {
+        self.data = Data::Int8(Int8::round(self));
     }
 }
 
 /// `y = W x + b`.
 #[derive(Debug)]
-pub struct Linear {
+pub struct Projection {
     /// W.
     pub weight: Matrix,
     /// b, one per row, where the model has one.
     pub bias: Option<Vec<f32>>,
+}
+
+/// Projections of the same input, whose outputs follow each other.
+#[derive(Debug)]
+pub struct Linear {
+    /// At least one.
+    pub parts: Vec<Projection>,
 }
 
 /// One decoder layer.
@@ -125,7 +117,36 @@ impl Weights {
         self.lm_head.as_ref().unwrap_or(&self.embedding)
     }
 
-    pub(super) fn take(config: &Config, tensors: &Tensors) -> Result<Self, Error> {
+    /// Bytes of matrices that a step reads, however many ids it computes.
+    pub fn bytes_per_step(&self) -> usize {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let linears = [&layer.qkv, &layer.output, &layer.gate_up, &layer.down];
+            linears.into_iter().flat_map(|linear| &linear.parts)
+        });
+        self.output_projection().bytes() + layers.map(|part| part.weight.bytes()).sum::<usize>()
+    }
+
+    /// Rounds all matrices to eight bits; norms and biases stay as they are.
+    pub(super) fn round_to_int8(&mut self) {
+        self.embedding.round_to_int8();
+        if let Some(head) = &mut self.lm_head {
+            head.round_to_int8();
+        }
+        for layer in &mut self.layers {
+            for linear in [
+                &mut layer.qkv,
+                &mut layer.output,
+                &mut layer.gate_up,
+                &mut layer.down,
+            ] {
+                for part in &mut linear.parts {
+                    part.weight.round_to_int8();
+                }
+            }
+        }
+    }
+
+    pub(super) fn take(config: &Config, tensors: &Loaded<'_>) -> Result<Self, Error> {
         let table = [config.vocab_size, config.hidden_size];
         let matrix = |name: &str| -> Result<Matrix, Error> {
             Ok(Matrix {
@@ -153,7 +174,7 @@ impl Weights {
 }
 
 impl Layer {
-    fn take(config: &Config, tensors: &Tensors, layer: &str) -> Result<Self, Error> {
+    fn take(config: &Config, tensors: &Loaded<'_>, layer: &str) -> Result<Self, Error> {
         let hidden = config.hidden_size;
         let intermediate = config.intermediate_size;
         let q = config.num_attention_heads * config.head_dim;
@@ -210,39 +231,38 @@ impl Layer {
 }
 
 impl Linear {
-    /// Stacks the named projections `(name, rows)`.
+    /// Puts the named projections `(name, rows)` together.
     fn take(
-        tensors: &Tensors,
+        tensors: &Loaded<'_>,
         prefix: &str,
         parts: &[(&str, usize)],
         columns: usize,
         with_bias: bool,
     ) -> Result<Self, Error> {
-        let mut weight = None;
-        let mut bias = Vec::new();
-        for (name, rows) in parts {
-            let data = tensors.take(&format!("{prefix}.{name}.weight"), &[*rows, columns])?;
-            weight = Some(match weight {
-                None => data,
-                Some(head) => Data::concat(head, data),
-            });
-            if with_bias {
-                bias.extend(vector(tensors, &format!("{prefix}.{name}.bias"), *rows)?);
-            }
-        }
-        let rows = parts.iter().map(|(_, rows)| rows).sum();
-        let data = weight.unwrap_or(Data::F32(Vec::new()));
-        Ok(Self {
-            weight: Matrix {
-                rows,
+        let part = |(name, rows): &(&str, usize)| {
+            let weight = Matrix {
+                rows: *rows,
                 columns,
-                data,
-            },
-            bias: with_bias.then_some(bias),
-        })
+                data: tensors.take(&format!("{prefix}.{name}.weight"), &[*rows, columns])?,
+            };
+            let bias = match with_bias {
+                true => Some(vector(tensors, &format!("{prefix}.{name}.bias"), *rows)?),
+                false => None,
+            };
+            Ok(Projection { weight, bias })
+        };
+        let parts = parts.iter().map(part).collect::<Result<_, _>>()?;
+        Ok(Self { parts })
     }
 }
 
-fn vector(tensors: &Tensors, name: &str, length: usize) -> Result<Vec<f32>, Error> {
-    Ok(tensors.take(name, &[length])?.into_f32())
+fn vector(tensors: &Loaded<'_>, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+    let row = Matrix {
+        rows: 1,
+        columns: length,
+        data: tensors.take(name, &[length])?,
+    };
+    let mut vector = vec![0.0; length];
+    row.copy_row(0, &mut vector);
+    Ok(vector)
 }

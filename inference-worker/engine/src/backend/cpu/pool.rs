@@ -19,7 +19,7 @@ const SPINS: u32 = 2_000;
 /// Looks that only hint to the core before the scheduler is asked to run someone else.
 const SPINS_BEFORE_YIELD: u32 = 200;
 
-/// Multiplications that are done before a helper has taken note.
+/// Additions that are done before a helper has taken note.
 const ALONE: usize = 32_768;
 
 /// `Shared::state`: the lower half counts the helpers inside the region, this bit says whether
@@ -82,6 +82,21 @@ impl Pool {
         Ok(pool)
     }
 
+    /// The caller's thread and its helpers.
+    pub(super) fn threads(&self) -> usize {
+        self.helpers.len() + 1
+    }
+
+    /// As [`run`](Self::run); where all of it costs less than some tens of thousands of additions,
+    /// `work` of them, the caller does it alone.
+    pub(super) fn run_if_worthwhile(&mut self, tasks: usize, work: usize, region: Region<'_>) {
+        if work < ALONE {
+            (0..tasks).for_each(region);
+        } else {
+            self.run(tasks, region);
+        }
+    }
+
     /// Calls `region` for every task in `0..tasks`, on any threads in any order, and returns when
     /// all are done.
     ///
@@ -115,33 +130,6 @@ impl Pool {
         if shared.panicked.swap(false, Ordering::Relaxed) {
             panic!("a helper thread panicked");
         }
-    }
-}
-
-impl Pool {
-    /// Calls `region(i, chunk)` for the `i`th chunk of `size` numbers. `work` is a chunk's cost in
-    /// passes over itself; where all of them cost little, the caller does them alone.
-    pub(super) fn for_each_chunk(
-        &mut self,
-        data: &mut [f32],
-        size: usize,
-        work: usize,
-        region: impl Fn(usize, &mut [f32]) + Sync,
-    ) {
-        if data.len().saturating_mul(work) < ALONE {
-            data.chunks_exact_mut(size)
-                .enumerate()
-                .for_each(|(i, chunk)| region(i, chunk));
-            return;
-        }
-        let chunks: Vec<Mutex<&mut [f32]>> = data.chunks_exact_mut(size).map(Mutex::new).collect();
-        self.run(chunks.len(), &|i| {
-            // Each chunk is locked once, so nobody ever waits and none is poisoned.
-            region(
-                i,
-                &mut chunks[i].lock().unwrap_or_else(PoisonError::into_inner),
-            );
-        });
     }
 }
 

@@ -21,21 +21,17 @@ impl Rope {
         Self { frequencies }
     }
 
-    /// Cosine and sine of every pair at a position; replaces what is in `turns`.
-    pub(super) fn turns(&self, position: usize, turns: &mut Vec<(f32, f32)>) {
-        turns.clear();
-        turns.extend(self.frequencies.iter().map(|frequency| {
-            let (sin, cos) = (position as f64 * frequency).sin_cos();
-            (cos as f32, sin as f32)
-        }));
+    /// Pairs of components in a head.
+    pub(super) fn pairs(&self) -> usize {
+        self.frequencies.len()
     }
-}
 
-/// Turns one head in place.
-pub(super) fn rotate(head: &mut [f32], turns: &[(f32, f32)]) {
-    let (low, high) = head.split_at_mut(turns.len());
-    for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(turns) {
-        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    /// Cosine and sine of every pair at a position.
+    pub(super) fn turns(&self, position: usize, cosines: &mut [f32], sines: &mut [f32]) {
+        for ((frequency, cosine), sine) in self.frequencies.iter().zip(cosines).zip(sines) {
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            (*cosine, *sine) = (cos as f32, sin as f32);
+        }
     }
 }
 
@@ -81,23 +77,5 @@ mod tests {
             let found: f64 = of_wavelength(positions);
             assert!((found - factor).abs() < 1e-12, "{positions}: {found}");
         }
-    }
-
-    #[test]
-    fn a_turn_keeps_lengths_and_position_zero_keeps_all() {
-        let rope = Rope {
-            frequencies: vec![1.0, 0.1],
-        };
-        let mut turns = Vec::new();
-        let mut head = [1.0, 2.0, 3.0, 4.0];
-        rope.turns(0, &mut turns);
-        rotate(&mut head, &turns);
-        assert_eq!(head, [1.0, 2.0, 3.0, 4.0]);
-        rope.turns(1, &mut turns);
-        rotate(&mut head, &turns);
-        let expected = (1.0f64.cos() - 3.0 * 1.0f64.sin()) as f32;
-        assert!(
-            (head[0] - expected).abs() < 1e-6 && (head[0].hypot(head[2]) - 10f32.sqrt()) < 1e-6
-        );
     }
 }

@@ -1,0 +1,195 @@
+//! Measures the CPU backend on a model directory and prints one line of JSON:
+//!
+//! ```sh
+//! cargo run --release -p engine --example speed -- DIRECTORY [mapped|copied|int8] [fast|exact]
+//! ```
+//!
+//! A prompt of 512 ids in one step; then 128 ids one after another behind a prompt of 64, alone and
+//! for eight sequences together, the likeliest id of each step being the next one. Beside them
+//! stands how fast the same threads read memory: a step reads all weights, so that bound divided by
+//! their bytes is the most steps per second. `compare.py` in `speed/` runs it beside others.
+
+#![expect(clippy::print_stdout, reason = "a program for the terminal")]
+
+use std::error::Error;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Instant;
+
+use engine::backend::cpu::Cpu;
+use engine::backend::{Backend, Run};
+use engine::kv::{Block, Blocks};
+use engine::model::Model;
+use engine::{Precision, WeightsIn};
+use serde_json::json;
+
+const PREFILL: usize = 512;
+const PROMPT: usize = 64;
+const DECODED: usize = 128;
+
+/// Bytes of the buffer that is read; several times what caches hold.
+const BUFFER: usize = 512 << 20;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let directory = arguments
+        .next()
+        .ok_or("usage: speed DIRECTORY [WEIGHTS] [PRECISION]")?;
+    let weights_in = match arguments.next().as_deref() {
+        None | Some("mapped") => WeightsIn::Mapped,
+        Some("copied") => WeightsIn::Copied,
+        Some("int8") => WeightsIn::Int8,
+        Some(other) => return Err(format!("{other}: expected mapped, copied or int8").into()),
+    };
+    let precision = match arguments.next().as_deref() {
+        None | Some("fast") => Precision::Fast,
+        Some("exact") => Precision::Exact,
+        Some(other) => return Err(format!("{other}: expected fast or exact").into()),
+    };
+    let began = Instant::now();
+    let model = Model::load_in(Path::new(&directory), weights_in)?;
+    let load_ms = began.elapsed().as_millis();
+    let bytes = model.weights().bytes_per_step();
+    let vocabulary = model.config().vocab_size;
+    let each = Blocks::needed(PREFILL.max(PROMPT + DECODED));
+    let cpu = Cpu::new(model, None, u32::try_from(8 * each)?)?.with_precision(precision);
+    let mut sequences = Sequences {
+        cpu,
+        each,
+        vocabulary,
+        logits: Vec::new(),
+    };
+
+    sequences.prefill(PREFILL)?; // Fills caches and buffers.
+    let began = Instant::now();
+    sequences.prefill(PREFILL)?;
+    let prefill = PREFILL as f64 / began.elapsed().as_secs_f64();
+    sequences.prefill(PROMPT)?;
+    let logits: Vec<f32> = sequences.logits.clone();
+    let (alone, ids) = sequences.decode(1)?;
+    let (together, _) = sequences.decode(8)?;
+    drop(sequences);
+
+    let (peak, memory) = (peak_bytes(), read_bandwidth());
+    let bound = memory / bytes as f64;
+    println!(
+        "{}",
+        json!({
+            "load_ms": load_ms,
+            "prefill_tokens_s": prefill,
+            "decode_1_tokens_s": alone,
+            "decode_8_tokens_s": together,
+            "weight_bytes_per_step": bytes,
+            "memory_bytes_s": memory,
+            "decode_1_of_bound": alone / bound,
+            "decode_8_of_bound": together / 8.0 / bound,
+            "peak_resident_bytes": peak,
+            "ids": ids,
+            "logits": logits,
+        })
+    );
+    Ok(())
+}
+
+struct Sequences {
+    cpu: Cpu,
+    /// Blocks of each sequence.
+    each: usize,
+    vocabulary: usize,
+    logits: Vec<f32>,
+}
+
+impl Sequences {
+    fn blocks(&self, sequence: usize) -> Vec<Block> {
+        let first = sequence * self.each;
+        (first..first + self.each)
+            .map(|block| Block(block as u32))
+            .collect()
+    }
+
+    fn prompt(&self, sequence: usize, length: usize) -> Vec<u32> {
+        (0..length)
+            .map(|i| ((i * 7_919 + sequence * 101 + 13) % self.vocabulary) as u32)
+            .collect()
+    }
+
+    fn prefill(&mut self, length: usize) -> Result<(), engine::Error> {
+        let run = Run {
+            blocks: &self.blocks(0),
+            from: 0,
+            ids: &self.prompt(0, length),
+            logits: true,
+        };
+        self.cpu.step(&[run], &mut self.logits)
+    }
+
+    /// Tokens per second of so many sequences, and what the first one said.
+    fn decode(&mut self, count: usize) -> Result<(f64, Vec<u32>), engine::Error> {
+        let blocks: Vec<Vec<Block>> = (0..count).map(|at| self.blocks(at)).collect();
+        let mut ids: Vec<Vec<u32>> = (0..count).map(|at| self.prompt(at, PROMPT)).collect();
+        let mut said = Vec::new();
+        let mut from = 0;
+        let mut began = Instant::now();
+        for step in 0..=DECODED {
+            let runs: Vec<Run<'_>> = blocks
+                .iter()
+                .zip(&ids)
+                .map(|(blocks, ids)| Run {
+                    blocks,
+                    from,
+                    ids,
+                    logits: true,
+                })
+                .collect();
+            self.cpu.step(&runs, &mut self.logits)?;
+            from += ids[0].len();
+            let rows = self.logits.chunks_exact(self.vocabulary);
+            ids = rows.map(|row| vec![likeliest(row)]).collect();
+            said.push(ids[0][0]);
+            if step == 0 {
+                began = Instant::now();
+            }
+        }
+        let tokens = (count * DECODED) as f64;
+        Ok((tokens / began.elapsed().as_secs_f64(), said))
+    }
+}
+
+fn likeliest(logits: &[f32]) -> u32 {
+    let (mut best, mut highest) = (0, f32::NEG_INFINITY);
+    for (id, logit) in logits.iter().enumerate() {
+        if *logit > highest {
+            (best, highest) = (id, *logit);
+        }
+    }
+    best as u32
+}
+
+/// The best of several passes of all threads over a buffer, each over its own part.
+fn read_bandwidth() -> f64 {
+    let buffer = vec![1u64; BUFFER / 8];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = buffer.len().div_ceil(threads);
+    let pass = || {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for part in buffer.chunks(part) {
+                scope.spawn(move || {
+                    black_box(part.iter().fold(0, |all, number| all ^ number));
+                });
+            }
+        });
+        BUFFER as f64 / began.elapsed().as_secs_f64()
+    };
+    (0..8).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// The most memory that the process has had, where the system tells.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
