@@ -53,6 +53,17 @@ enum Pattern {
 }
 
 impl Decoding {
+    /// The bytes of a token in the middle of a text.
+    pub(crate) fn bytes(&self, token: &str) -> Vec<u8> {
+        match self {
+            Self::ByteLevel => byte_level_bytes(token),
+            Self::ByteFallback { replace, .. } => match fallback_byte(token) {
+                Some(byte) => vec![byte],
+                None => replaced(token, replace.as_ref()).into_bytes(),
+            },
+        }
+    }
+
     pub(crate) fn parse(decoder: &Value) -> Result<Self, String> {
         let refuse = || format!("decoder {decoder} is not supported");
         let decoders = match Decoder::deserialize(decoder).map_err(|_| refuse())? {
@@ -110,11 +121,7 @@ impl TextDecoder {
     pub(crate) fn push(&mut self, token: &str) -> String {
         match &self.decoding {
             Decoding::ByteLevel => {
-                match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
-                    Some(bytes) => self.bytes.extend(bytes),
-                    // An added token is spelled as it is.
-                    None => self.bytes.extend(token.bytes()),
-                }
+                self.bytes.extend(byte_level_bytes(token));
                 self.take_characters()
             }
             Decoding::ByteFallback { replace, .. } => {
@@ -122,10 +129,7 @@ impl TextDecoder {
                     self.bytes.push(byte);
                     return String::new();
                 }
-                let token = match replace {
-                    Some((from, to)) => token.replace(from, to),
-                    None => token.to_owned(),
-                };
+                let token = replaced(token, replace.as_ref());
                 let run = self.take_run();
                 self.strip(run + &token)
             }
@@ -194,6 +198,19 @@ impl TextDecoder {
             strip
         });
         kept.to_owned()
+    }
+}
+
+fn byte_level_bytes(token: &str) -> Vec<u8> {
+    let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+    // An added token is spelled as it is.
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
+}
+
+fn replaced(token: &str, replace: Option<&(String, String)>) -> String {
+    match replace {
+        Some((from, to)) => token.replace(from, to),
+        None => token.to_owned(),
     }
 }
 

@@ -182,10 +182,13 @@ impl Engine {
         self.shared.tokenizer.decode(ids)
     }
 
-    /// Queues a generation and returns its stream at once.
+    /// Queues a generation and returns its stream at once; where it has a response format, after
+    /// that is compiled and the resumed ids are replayed, which takes a millisecond and may take
+    /// seconds: call it off the runtime then.
     ///
     /// # Errors
-    /// [`Error::Busy`] when the waiting queue is full, [`Error::TooLong`] when prompt and new
+    /// [`Error::Busy`] when the waiting queue is full, [`Error::Compiling`] when other formats take
+    /// long to compile, [`Error::TooLong`] when prompt and new
     /// tokens exceed the context, [`Error::Request`] for a field out of its range,
     /// [`Error::Stopped`] when the engine's thread is gone.
     pub fn submit(&self, request: Request) -> Result<Generation, Error> {

@@ -93,6 +93,15 @@ pub enum Error {
     /// A backend failed to compute (bad sequence, capacity exceeded, NaN in the logits).
     #[error("backend: {0}")]
     Backend(String),
+    /// Other response formats take long to compile; try again later or elsewhere.
+    #[error("{others} response formats are being compiled already")]
+    Compiling {
+        /// How many.
+        others: usize,
+    },
+    /// The grammar of a [`ResponseFormat`](crate::ResponseFormat) cannot go on.
+    #[error("response format: {0}")]
+    Grammar(String),
     /// A thread of the engine could not be started.
     #[error("cannot start an engine thread")]
     Thread(#[source] std::io::Error),

@@ -9,7 +9,7 @@
 //!    scheduler, whose one thread owns the [`backend`].
 //! 3. In each step, the generations that can move are computed together: a chunk of a prompt, or one
 //!    token, each in blocks of its own in the key-value memory ([`kv`]). The [`sampler`] picks the
-//!    token, the [`detokenizer`] says which text is final with it, and both go into the
+//!    token among those that the request's [`ResponseFormat`] allows, the [`detokenizer`] says which text is final with it, and both go into the
 //!    generation's channel.
 //! 4. The consumer reads [`Item`]s from its [`Generation`] until the one [`Item::End`].
 //!
@@ -24,6 +24,7 @@ mod engine;
 mod error;
 mod files;
 mod generation;
+mod grammar;
 pub mod kv;
 pub mod model;
 mod request;
@@ -37,5 +38,6 @@ pub use chat_template::Message;
 pub use engine::{Engine, ModelCard, Options};
 pub use error::Error;
 pub use generation::{Finish, Generation, Item, Priority, TopLogprob, Usage};
+pub use grammar::ResponseFormat;
 pub use model::WeightsIn;
 pub use request::{Request, Sampling};

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::generation::Priority;
+use crate::grammar::ResponseFormat;
 
 /// Stop strings of one request at most, and bytes in each.
 const STOPS: usize = 32;
@@ -21,7 +22,7 @@ const TOP_LOGPROBS: usize = 20;
 /// How the next token is chosen from the distribution.
 ///
 /// In this order: the request's logit bias, the repetition penalty, the frequency and presence
-/// penalties, the temperature, `min_p`, `top_k`, `top_p`. All of it follows from the request and
+/// penalties, the response format, the temperature, `min_p`, `top_k`, `top_p`. All of it follows from the request and
 /// the ids so far, so a resumed generation chooses as an uninterrupted one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
@@ -97,6 +98,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Ids that end the generation as the model's own end-of-sequence ids do; at most 256.
     pub stop_ids: Vec<u32>,
+    /// What the text must be.
+    pub response_format: ResponseFormat,
     /// When to give up, whether running or still waiting: ends with
     /// [`Finish::Timeout`](crate::Finish::Timeout).
     pub deadline: Option<Instant>,
@@ -120,6 +123,7 @@ impl Request {
             max_new_tokens,
             stop: Vec::new(),
             stop_ids: Vec::new(),
+            response_format: ResponseFormat::Text,
             deadline: None,
             cancel: CancellationToken::new(),
         }

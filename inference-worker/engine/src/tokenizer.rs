@@ -172,6 +172,11 @@ impl Tokenizer {
         !self.eos.is_empty()
     }
 
+    /// The ids that end a generation.
+    pub(crate) fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
     /// The ids of a text, nothing added at its ends.
     ///
     /// # Errors
@@ -225,6 +230,11 @@ impl Tokenizer {
         self.inner
             .id_to_token(id)
             .filter(|token| !added.is_special_token(token))
+    }
+
+    /// What an id that has text writes in the middle of a text.
+    pub(crate) fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        self.token(id).map(|token| self.decoding.bytes(&token))
     }
 
     pub(crate) fn decoding(&self) -> &Decoding {

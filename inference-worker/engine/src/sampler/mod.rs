@@ -11,6 +11,7 @@ pub use choosing::Choosing;
 use self::random::uniform;
 use crate::error::Error;
 use crate::generation::TopLogprob;
+use crate::grammar::Mask;
 use crate::request::Sampling;
 
 /// A chosen token.
@@ -40,19 +41,27 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Chooses the generation's next token.
+    /// Chooses the generation's next token, one of those in `allowed` where there is such a mask.
     ///
     /// # Errors
     /// [`Error::Backend`] when there are no logits, or they hold a NaN or no finite maximum.
-    pub fn choose(&mut self, logits: &[f32], choosing: &Choosing) -> Result<Choice, Error> {
+    pub fn choose(
+        &mut self,
+        logits: &[f32],
+        choosing: &Choosing,
+        allowed: Option<&Mask>,
+    ) -> Result<Choice, Error> {
         let likeliest = Highest::of(logits)?;
-        let id = if choosing.is_neutral() {
+        let id = if choosing.is_neutral() && allowed.is_none() {
             self.pick(logits, likeliest, choosing)
         } else {
             let mut adjusted = std::mem::take(&mut self.adjusted);
             adjusted.clear();
             adjusted.extend_from_slice(logits);
             choosing.adjust(&mut adjusted);
+            if let Some(mask) = allowed {
+                mask.apply(&mut adjusted);
+            }
             let picked =
                 Highest::of(&adjusted).map(|highest| self.pick(&adjusted, highest, choosing));
             self.adjusted = adjusted;

@@ -23,7 +23,7 @@ fn after(sampling: Sampling, prompt: &[u32], generated: &[u32]) -> Choosing {
 
 fn choose(logits: &[f32], choosing: &Choosing) -> Choice {
     Sampler::default()
-        .choose(logits, choosing)
+        .choose(logits, choosing, None)
         .expect("a choice")
 }
 
@@ -34,7 +34,7 @@ fn draws(logits: &[f32], sampling: Sampling, count: u64) -> BTreeMap<u32, u64> {
     let mut seen = BTreeMap::new();
     for index in 0..count {
         choosing.index = index;
-        let choice = sampler.choose(logits, &choosing).expect("a choice");
+        let choice = sampler.choose(logits, &choosing, None).expect("a choice");
         *seen.entry(choice.id).or_default() += 1;
     }
     seen
@@ -167,7 +167,7 @@ fn logits_that_are_no_distribution_are_refused() {
         &[f32::NEG_INFINITY],
     ] {
         for choosing in [&biased, &after(WARM, &[], &[])] {
-            let result = Sampler::default().choose(logits, choosing);
+            let result = Sampler::default().choose(logits, choosing, None);
             assert!(
                 matches!(result, Err(Error::Backend(_))),
                 "{logits:?}: {result:?}"
@@ -307,7 +307,7 @@ proptest! {
         let mut go_on = |mut choosing: Choosing, count: usize| -> Vec<Choice> {
             (0..count)
                 .map(|_| {
-                    let choice = sampler.choose(&logits, &choosing).expect("a choice");
+                    let choice = sampler.choose(&logits, &choosing, None).expect("a choice");
                     choosing.push(choice.id);
                     choice
                 })

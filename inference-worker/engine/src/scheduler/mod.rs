@@ -7,6 +7,7 @@
 //! When nobody can move, the thread parks; submissions, consumers and cancellations wake it, and
 //! the nearest deadline does.
 
+mod masks;
 mod plan;
 mod query;
 mod worker;
@@ -22,6 +23,7 @@ use crate::backend::Backend;
 use crate::engine::{ModelCard, Options};
 use crate::error::Error;
 use crate::generation::Generation;
+use crate::grammar::Grammars;
 use crate::request::Request;
 use crate::tokenizer::Tokenizer;
 use crate::wake::Wake;
@@ -55,6 +57,7 @@ pub(crate) struct Scheduler {
     inbox: Arc<Inbox>,
     thread: Option<JoinHandle<()>>,
     tokenizer: Arc<Tokenizer>,
+    grammars: Grammars,
     context: usize,
     vocabulary: usize,
     places: usize,
@@ -77,7 +80,8 @@ impl Scheduler {
         options: &Options,
     ) -> Result<Self, Error> {
         let inbox = Arc::new(Inbox::default());
-        let worker = Worker::new(Arc::clone(&inbox), backend, Arc::clone(&tokenizer), options);
+        let grammars = Grammars::new(&tokenizer, card.vocabulary)?;
+        let worker = Worker::new(Arc::clone(&inbox), backend, Arc::clone(&tokenizer), options)?;
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || worker.run())
@@ -86,6 +90,7 @@ impl Scheduler {
             inbox,
             thread: Some(thread),
             tokenizer,
+            grammars,
             context: card.context_length,
             vocabulary: card.vocabulary,
             places: options.max_active.get().saturating_add(options.max_waiting),
@@ -95,13 +100,15 @@ impl Scheduler {
 
     pub(crate) fn submit(&self, request: Request) -> Result<Generation, Error> {
         query::check(&request, self.context, self.vocabulary)?;
+        let grammar = self.grammars.compile(&request.response_format)?;
         let wake = Arc::clone(&self.inbox.wake);
         let (arrival, query, generation) = Query::new(
             request,
+            grammar,
             Arc::clone(&self.tokenizer),
             wake,
             self.stream_capacity,
-        );
+        )?;
         let mut queue = self.inbox.queue();
         if queue.closed {
             return Err(Error::Stopped);

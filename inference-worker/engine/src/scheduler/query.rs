@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::masks::Shared;
 use super::plan::Arrival;
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
 use crate::generation::{Finish, Generation, Item, Usage};
+use crate::grammar::Grammar;
 use crate::request::Request;
 use crate::sampler::{Choice, Choosing};
 use crate::tokenizer::Tokenizer;
@@ -24,6 +26,8 @@ pub(super) struct Query {
     /// Tokens generated, resumed ones included.
     pub(super) generated: usize,
     pub(super) choosing: Choosing,
+    /// Where the text is in the format that it must have.
+    pub(super) grammar: Option<Shared>,
     stop_ids: Vec<u32>,
     pub(super) compute: Duration,
     pub(super) deadline: Option<Instant>,
@@ -58,12 +62,17 @@ pub(super) fn check(request: &Request, context: usize, vocabulary: usize) -> Res
 }
 
 impl Query {
+    /// `grammar` is at the beginning of the text.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for resumed ids that the grammar does not allow.
     pub(super) fn new(
         request: Request,
+        mut grammar: Option<Grammar>,
         tokenizer: Arc<Tokenizer>,
         wake: Arc<Wake>,
         stream_capacity: usize,
-    ) -> (Arrival, Self, Generation) {
+    ) -> Result<(Arrival, Self, Generation), Error> {
         // Full of tokens, it pauses this generation; the place more is kept for the end.
         let (items, receiver) = mpsc::channel(stream_capacity.saturating_add(1));
         let usage = Usage {
@@ -78,9 +87,18 @@ impl Query {
         let choosing = Choosing::new(&request);
         let mut detokenizer = Detokenizer::new(Arc::clone(&tokenizer), request.stop);
         let mut finished = (request.max_new_tokens == 0).then_some(Finish::Length);
+        if is_complete(grammar.as_ref()) {
+            finished = Some(Finish::Stop);
+        }
         for (at, id) in request.generated.iter().enumerate() {
             let ends = tokenizer.is_eos(*id) || request.stop_ids.contains(id);
-            if ends || detokenizer.push(*id).stopped {
+            if !ends && let Some(grammar) = &mut grammar {
+                grammar.push(*id).map_err(|error| Error::Request {
+                    field: "generated",
+                    reason: format!("the id {id} at {at}: {error}"),
+                })?;
+            }
+            if ends || detokenizer.push(*id).stopped || is_complete(grammar.as_ref()) {
                 finished = Some(Finish::Stop);
                 break;
             }
@@ -103,6 +121,7 @@ impl Query {
             max_new_tokens: request.max_new_tokens,
             generated: usage.completion_tokens,
             choosing,
+            grammar: grammar.map(Shared::new),
             stop_ids: request.stop_ids,
             compute: Duration::ZERO,
             deadline: request.deadline,
@@ -112,7 +131,7 @@ impl Query {
             cancel: request.cancel,
             _cancelled: cancelled,
         };
-        (arrival, query, Generation::new(receiver, wake, usage))
+        Ok((arrival, query, Generation::new(receiver, wake, usage)))
     }
 
     /// Why it must end without another step.
@@ -141,7 +160,18 @@ impl Query {
     }
 
     /// Sends a token; says whether it was the last.
-    pub(super) fn emit(&mut self, choice: Choice) -> Option<Finish> {
+    ///
+    /// # Errors
+    /// [`Error::Grammar`] for one that must not follow; it is not sent then.
+    pub(super) fn emit(&mut self, choice: Choice) -> Result<Option<Finish>, Error> {
+        let complete = match &self.grammar {
+            None => false,
+            Some(grammar) => {
+                let mut grammar = grammar.lock();
+                grammar.push(choice.id)?;
+                grammar.is_complete()
+            }
+        };
         let Choice {
             id,
             logprob,
@@ -157,10 +187,10 @@ impl Query {
             logprob,
             top_logprobs,
         });
-        if piece.stopped {
-            return Some(Finish::Stop);
+        if piece.stopped || complete {
+            return Ok(Some(Finish::Stop));
         }
-        (self.generated >= self.max_new_tokens).then_some(Finish::Length)
+        Ok((self.generated >= self.max_new_tokens).then_some(Finish::Length))
     }
 
     /// Sends the end.
@@ -179,4 +209,8 @@ impl Query {
         // The reserved place is free; a consumer that has gone needs no end.
         let _ = self.items.try_send(end);
     }
+}
+
+fn is_complete(grammar: Option<&Grammar>) -> bool {
+    grammar.is_some_and(Grammar::is_complete)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Inbox;
+use super::masks::Masks;
 use super::plan::{Part, Planner, Ticket};
 use super::query::Query;
 use crate::backend::{Backend, Run};
@@ -20,6 +21,7 @@ pub(super) struct Worker {
     backend: Box<dyn Backend>,
     tokenizer: Arc<Tokenizer>,
     sampler: Sampler,
+    masks: Masks,
     logits: Vec<f32>,
     planner: Planner,
     /// All that the planner knows, waiting and active.
@@ -32,17 +34,18 @@ impl Worker {
         backend: Box<dyn Backend>,
         tokenizer: Arc<Tokenizer>,
         options: &Options,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let (max_active, step_tokens) = (options.max_active.get(), options.step_tokens.get());
-        Self {
+        Ok(Self {
             inbox,
             planner: Planner::new(backend.blocks(), max_active, step_tokens),
             backend,
             tokenizer,
             sampler: Sampler::default(),
+            masks: Masks::start(max_active)?,
             logits: Vec::new(),
             queries: BTreeMap::new(),
-        }
+        })
     }
 
     /// Until the inbox is closed.
@@ -106,6 +109,12 @@ impl Worker {
             .iter()
             .filter_map(|part| self.planner.run(part))
             .collect();
+        for part in parts.iter().filter(|part| part.last) {
+            let query = self.queries.get(&part.ticket);
+            if let Some(grammar) = query.and_then(|query| query.grammar.as_ref()) {
+                self.masks.ask(grammar);
+            }
+        }
         let (backend, logits) = (&mut self.backend, &mut self.logits);
         survive(|| backend.step(&runs, logits))
     }
@@ -118,6 +127,7 @@ impl Worker {
         let wanted = parts.iter().filter(|part| part.last).count().max(1);
         let logits = std::mem::take(&mut self.logits);
         let mut rows = logits.chunks_exact((logits.len() / wanted).max(1));
+        let mut constrained = Vec::new();
         for part in parts {
             self.planner.computed(part);
             let Some(query) = self.queries.get_mut(&part.ticket) else {
@@ -128,23 +138,41 @@ impl Worker {
                 continue;
             }
             let row = rows.next().unwrap_or_default();
-            let (sampler, planner, tokenizer) =
-                (&mut self.sampler, &mut self.planner, &*self.tokenizer);
-            let chosen = survive(|| {
-                let choice = sampler.choose(row, &query.choosing)?;
-                if tokenizer.is_eos(choice.id) || query.stops_at(choice.id) {
-                    return Ok(Some(Finish::Stop));
-                }
-                planner.push(part.ticket, choice.id);
-                Ok(query.emit(choice))
-            });
-            match chosen {
-                Ok(None) => {}
-                Ok(Some(finish)) => self.end(part.ticket, finish),
-                Err(error) => self.fail(part.ticket, &error),
+            match query.grammar {
+                // They do not wait for the masks of others.
+                None => self.choose_one(part.ticket, row),
+                Some(_) => constrained.push((part.ticket, row)),
             }
         }
+        for (ticket, row) in constrained {
+            self.choose_one(ticket, row);
+        }
         self.logits = logits;
+    }
+
+    fn choose_one(&mut self, ticket: Ticket, row: &[f32]) {
+        let Some(query) = self.queries.get_mut(&ticket) else {
+            return;
+        };
+        let (sampler, planner, tokenizer) =
+            (&mut self.sampler, &mut self.planner, &*self.tokenizer);
+        let chosen = survive(|| {
+            let allowed = match &query.grammar {
+                None => None,
+                Some(grammar) => Some(grammar.lock().mask()?),
+            };
+            let choice = sampler.choose(row, &query.choosing, allowed.as_deref())?;
+            if tokenizer.is_eos(choice.id) || query.stops_at(choice.id) {
+                return Ok(Some(Finish::Stop));
+            }
+            planner.push(ticket, choice.id);
+            query.emit(choice)
+        });
+        match chosen {
+            Ok(None) => {}
+            Ok(Some(finish)) => self.end(ticket, finish),
+            Err(error) => self.fail(ticket, &error),
+        }
     }
 
     fn fail(&mut self, ticket: Ticket, error: &Error) {
