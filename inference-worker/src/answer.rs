@@ -15,7 +15,10 @@ use domain::{
         token::{Body, Chunk, Message},
     },
 };
-use engine::{Engine, Finish, Generation, Item, Priority, Request, Sampling};
+use engine::{
+    Finish, Priority,
+    provider::{self, ChatRequest, Item, Provider},
+};
 use futures_util::{FutureExt, StreamExt};
 use infra::{
     bus::Commands,
@@ -29,7 +32,10 @@ use infra::{
     telemetry,
     tokens::Tokens,
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
@@ -60,25 +66,23 @@ pub(crate) struct Worker {
     commands: Commands,
     tokens: Tokens,
     keys: QueryKeys,
-    engine: Engine,
+    provider: Arc<dyn Provider>,
     name: String,
-    sampling: Sampling,
     max_new_tokens: usize,
 }
 
 /// The end of a generation, as far as this worker brought it.
 struct Generated {
-    finish: Finish,
-    usage: engine::Usage,
-    compute: Duration,
+    end: provider::End,
+    /// Tokens of the whole answer that have a probability.
+    tokens: usize,
 }
 
 impl Worker {
     pub(crate) fn new(
         client: &Client,
-        engine: Engine,
+        provider: Arc<dyn Provider>,
         name: String,
-        sampling: Sampling,
         max_new_tokens: usize,
     ) -> Self {
         Self {
@@ -86,9 +90,8 @@ impl Worker {
             commands: Commands::new(client.clone()),
             tokens: Tokens::new(client.clone()),
             keys: QueryKeys::new(client.clone()),
-            engine,
+            provider,
             name,
-            sampling,
             max_new_tokens,
         }
     }
@@ -164,13 +167,25 @@ impl Worker {
             }
         };
         let mut writer = StreamWriter::after(self.tokens.clone(), query, key, history);
+        if writer.chunks().next().is_some() && !self.provider.card().abilities.resume {
+            // Another answer would contradict what was shown.
+            let message = "The answer was interrupted, and its model cannot go on with it";
+            return match started.await {
+                Some(nothing_to_do) => nothing_to_do,
+                None => self.fail(query, Code::QueryModelError, message).await,
+            };
+        }
         let items = self.submit(&job, &writer, stop.token.clone());
         if let Some(nothing_to_do) = started.await {
             return nothing_to_do;
         }
         let items = match items {
             Ok(items) => items,
-            Err(refused) => return self.fail(query, Code::QueryModelError, &refused).await,
+            Err(busy @ engine::Error::Busy { .. }) => return later(query, &busy),
+            Err(refused) => {
+                let message = telemetry::chain(&refused);
+                return self.fail(query, Code::QueryModelError, &message).await;
+            }
         };
         let generated = match self.publish(&job, items, &mut writer).await {
             Ok(Some(generated)) => generated,
@@ -181,7 +196,7 @@ impl Worker {
             }
             Err(Lost) => return self.after_loss(query, start).await,
         };
-        match generated.finish {
+        match &generated.end.finish {
             Finish::Stop => self.complete(query, "stop", &mut writer, &generated).await,
             Finish::Length => {
                 self.complete(query, "length", &mut writer, &generated)
@@ -217,7 +232,7 @@ impl Worker {
 
     /// Tells the log that this worker starts; `Some` when there is nothing to do.
     async fn start(&self, query: QueryId, id: CommandId) -> Option<Ended> {
-        let model = self.engine.model().id.clone();
+        let model = self.provider.card().model.clone();
         match self
             .command(id, command::Body::StartQuery { query, model })
             .await
@@ -270,68 +285,42 @@ impl Worker {
         })
     }
 
-    /// Has the model begin, or go on after what the stream holds. The error is for the client.
+    /// Has the model begin, or go on after what the stream holds.
     fn submit(
         &self,
         job: &Job,
         writer: &StreamWriter,
         cancel: CancellationToken,
-    ) -> Result<Generation, String> {
+    ) -> Result<provider::Answer, engine::Error> {
         let message = engine::Message {
             role: "user".to_owned(),
             content: job.text.clone(),
         };
-        let prompt = self
-            .engine
-            .chat_prompt(&[message])
-            .map_err(|error| format!("The model refuses the prompt: {error}"))?;
-        let room = self
-            .engine
-            .model()
-            .context_length
-            .saturating_sub(prompt.len());
-        let max_new_tokens = self.max_new_tokens.min(room);
-        if max_new_tokens == 0 {
-            return Err(format!(
-                "The prompt has {} tokens, and the model takes {} with the answer",
-                prompt.len(),
-                self.engine.model().context_length
-            ));
-        }
-        let owner = job.owner.uuid().as_u128();
-        let request = Request {
-            owner,
-            // What one person asked is nobody else's prefix.
-            cache_salt: owner,
+        self.provider.answer(ChatRequest {
+            id: job.query.uuid().as_u128(),
+            owner: job.owner.uuid().as_u128(),
             // Whoever asks waits for the answer; a job says nothing that a person could not claim.
             priority: Priority::Interactive,
             generated: writer
                 .chunks()
                 .flat_map(|chunk| chunk.ids.iter().copied())
                 .collect(),
-            // The low bits of a query's id: its own random numbers, the same at every worker.
-            sampling: Sampling {
-                seed: job.query.uuid().as_u128() as u64,
-                ..self.sampling
-            },
             cancel,
-            ..Request::new(prompt, max_new_tokens)
-        };
-        self.engine
-            .submit(request)
-            .map_err(|error| error.to_string())
+            ..ChatRequest::new(vec![message], self.max_new_tokens)
+        })
     }
 
     /// Publishes what the model says; `None` where it ends without an end.
     async fn publish(
         &self,
         job: &Job,
-        mut items: Generation,
+        mut items: provider::Answer,
         writer: &mut StreamWriter,
     ) -> Result<Option<Generated>, Lost> {
         if writer.is_empty() {
             writer.push(Body::Queued { owner: job.owner }).await?;
         }
+        let mut tokens = writer.chunks().map(|chunk| chunk.ids.len()).sum();
         let mut pending = Pending::new();
         loop {
             let item = match pending.due() {
@@ -345,24 +334,16 @@ impl Worker {
                 },
             };
             match item {
-                Some(Item::Token {
-                    id, text, logprob, ..
-                }) => pending.add(id, &text, logprob),
-                Some(Item::End {
-                    finish,
-                    text,
-                    usage,
-                    compute,
-                }) => {
-                    pending.add_text(&text);
-                    if !pending.is_empty() && finish != Finish::Cancelled {
+                Some(Item::Text { text, tokens: told }) => {
+                    tokens += told.len();
+                    pending.add(&text, &told);
+                }
+                Some(Item::End(end)) => {
+                    pending.add_text(&end.text);
+                    if !pending.is_empty() && end.finish != Finish::Cancelled {
                         writer.push(pending.take()).await?;
                     }
-                    return Ok(Some(Generated {
-                        finish,
-                        usage,
-                        compute,
-                    }));
+                    return Ok(Some(Generated { end, tokens }));
                 }
                 None => return Ok(None),
             }
@@ -378,20 +359,21 @@ impl Worker {
     ) -> Ended {
         let answer = {
             let chunks: Vec<&Chunk> = writer.chunks().collect();
-            let tokens: usize = chunks.iter().map(|chunk| chunk.ids.len()).sum();
+            let Generated { end, tokens } = generated;
+            let usage = end.usage.unwrap_or_default();
             let logprob: f64 = chunks.iter().map(|chunk| chunk.logprob).sum();
             // What earlier workers spent stands in their chunks, ours is known exactly.
-            let ours = u64::try_from(generated.compute.as_millis()).unwrap_or(u64::MAX);
+            let ours = u64::try_from(end.compute.as_millis()).unwrap_or(u64::MAX);
             let told: u64 = chunks.iter().map(|chunk| chunk.compute_ms).sum();
             Answer {
                 response_text: chunks.iter().map(|chunk| chunk.text.as_str()).collect(),
-                model_used: self.engine.model().id.clone(),
-                confidence: (tokens > 0).then(|| (logprob / tokens as f64).exp().clamp(0.0, 1.0)),
+                model_used: end.model.clone(),
+                confidence: (*tokens > 0).then(|| (logprob / *tokens as f64).exp().clamp(0.0, 1.0)),
                 latency_ms: told.max(ours),
                 finish_reason: finish_reason.to_owned(),
                 usage: Usage {
-                    prompt_tokens: u32::try_from(generated.usage.prompt_tokens).unwrap_or(u32::MAX),
-                    completion_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+                    prompt_tokens: u32::try_from(usage.prompt_tokens).unwrap_or(u32::MAX),
+                    completion_tokens: u32::try_from(usage.completion_tokens).unwrap_or(u32::MAX),
                 },
                 chunks: u32::try_from(chunks.len()).unwrap_or(u32::MAX),
             }
@@ -489,10 +471,13 @@ impl Pending {
         }
     }
 
-    fn add(&mut self, id: u32, text: &str, logprob: f32) {
-        self.ids.push(id);
+    fn add(&mut self, text: &str, tokens: &[provider::Token]) {
+        self.ids.extend(tokens.iter().filter_map(|token| token.id));
         self.add_text(text);
-        self.logprob += f64::from(logprob);
+        self.logprob += tokens
+            .iter()
+            .map(|token| f64::from(token.logprob))
+            .sum::<f64>();
     }
 
     /// A model can say what no row can hold; then the stream does not say it either.
@@ -537,7 +522,13 @@ mod tests {
     #[test]
     fn the_stream_says_what_a_row_can_hold() {
         let mut pending = Pending::new();
-        pending.add(7, "a\0", -0.5);
+        let token = provider::Token {
+            id: Some(7),
+            logprob: -0.5,
+            bytes: vec![],
+            top: vec![],
+        };
+        pending.add("a\0", &[token]);
         pending.add_text("\0b");
         let Body::Chunk(chunk) = pending.take() else {
             panic!("a chunk is due");

@@ -12,9 +12,9 @@ pub mod demo;
 mod job_loop;
 mod stream_writer;
 
-use engine::{Engine, Sampling};
+use engine::{Engine, provider};
 use infra::{clock, config, lifecycle::Lifecycle};
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 use tracing::info;
 
 const MEBIBYTE: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("a literal above zero");
@@ -122,17 +122,11 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
     let engine = load(&config).await?;
     let model = engine.model();
-    // Greedy suits the demo model, whose answers are learnt by heart.
-    let temperature = if model.demo { 0.0 } else { 0.7 };
+    let provider = Arc::new(provider::Local::new(engine.clone()));
     let worker = answer::Worker::new(
         &client,
-        engine.clone(),
+        provider,
         config.name.clone(),
-        Sampling {
-            temperature,
-            top_p: 0.95,
-            ..Sampling::GREEDY
-        },
         config.max_new_tokens,
     );
     info!(

@@ -182,6 +182,18 @@ impl Engine {
         self.shared.tokenizer.decode(ids)
     }
 
+    /// What an id writes in the middle of a text, perhaps a part of a character; nothing for special
+    /// tokens and ids outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        self.shared.tokenizer.bytes(id).unwrap_or_default()
+    }
+
+    /// Generations that were submitted and have not ended, and blocks of memory that none of them
+    /// holds or has been promised.
+    pub(crate) fn in_hand(&self) -> (usize, usize) {
+        self.shared.scheduler.load()
+    }
+
     /// Queues a generation and returns its stream at once; where it has a response format, after
     /// that is compiled and the resumed ids are replayed, which takes a millisecond and may take
     /// seconds: call it off the runtime then.

@@ -13,6 +13,8 @@
 //!    generation's channel.
 //! 4. The consumer reads [`Item`]s from its [`Generation`] until the one [`Item::End`].
 //!
+//! Whoever need not know that it is this engine which answers holds a [`provider::Provider`].
+//!
 //! To add an architecture, teach [`model`] its config and tensors; to add a device, implement
 //! [`backend::Backend`]. The CPU backend is the reference that others are compared with.
 
@@ -27,6 +29,7 @@ mod generation;
 mod grammar;
 pub mod kv;
 pub mod model;
+pub mod provider;
 mod request;
 pub mod sampler;
 mod scheduler;

@@ -42,6 +42,8 @@ struct Queue {
     taken: usize,
     /// Those of them that are admitted.
     active: usize,
+    /// Blocks that none of them holds.
+    free_blocks: usize,
     closed: bool,
 }
 
@@ -80,6 +82,7 @@ impl Scheduler {
         options: &Options,
     ) -> Result<Self, Error> {
         let inbox = Arc::new(Inbox::default());
+        inbox.queue().free_blocks = backend.blocks() as usize;
         let grammars = Grammars::new(&tokenizer, card.vocabulary)?;
         let worker = Worker::new(Arc::clone(&inbox), backend, Arc::clone(&tokenizer), options)?;
         let thread = std::thread::Builder::new()
@@ -124,6 +127,12 @@ impl Scheduler {
         drop(queue);
         self.inbox.wake.wake();
         Ok(generation)
+    }
+
+    /// Generations in hand, waiting ones included, and blocks that none of them holds.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        let queue = self.inbox.queue();
+        (queue.arrived.len() + queue.taken, queue.free_blocks)
     }
 }
 

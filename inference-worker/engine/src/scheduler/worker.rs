@@ -57,7 +57,11 @@ impl Worker {
             let parts = self.planner.plan(Instant::now(), |ticket| {
                 queries.get(&ticket).is_some_and(Query::has_room)
             });
-            self.inbox.queue().active = self.planner.active();
+            {
+                let mut queue = self.inbox.queue();
+                queue.active = self.planner.active();
+                queue.free_blocks = self.planner.free_blocks();
+            }
             match parts.is_empty() {
                 true => self.park(),
                 false => self.step(&parts),
@@ -190,6 +194,7 @@ impl Worker {
             let mut queue = self.inbox.queue();
             queue.taken = self.queries.len();
             queue.active = self.planner.active();
+            queue.free_blocks = self.planner.free_blocks();
         }
         query.end(finish);
     }

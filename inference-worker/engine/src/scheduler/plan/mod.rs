@@ -133,6 +133,11 @@ impl Planner {
         }
     }
 
+    /// Blocks that no generation holds.
+    pub(super) fn free_blocks(&self) -> usize {
+        self.blocks.unowned()
+    }
+
     /// Admitted generations.
     pub(super) fn active(&self) -> usize {
         self.active.len()
