@@ -21,6 +21,8 @@
 pub mod backend;
 pub mod chat_template;
 pub mod check;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod detokenizer;
 mod engine;
 mod error;

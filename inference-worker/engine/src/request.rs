@@ -17,7 +17,7 @@ const STOP_IDS: usize = 256;
 /// Biased ids of one request at most.
 const BIASED_IDS: usize = 1_024;
 /// Likeliest tokens told beside each token at most.
-const TOP_LOGPROBS: usize = 20;
+pub(crate) const TOP_LOGPROBS: usize = 20;
 
 /// How the next token is chosen from the distribution.
 ///
@@ -160,22 +160,12 @@ impl Request {
         }
         at_most("top_logprobs", self.top_logprobs, TOP_LOGPROBS)?;
         at_most("stop_ids", self.stop_ids.len(), STOP_IDS)?;
-        at_most("stop", self.stop.len(), STOPS)?;
-        for stop in &self.stop {
-            if stop.is_empty() {
-                return refuse("stop", "an empty string would stop everything");
-            }
-            if stop.len() > STOP_BYTES {
-                let reason = format!("a string has {} bytes, at most {STOP_BYTES}", stop.len());
-                return refuse("stop", reason);
-            }
-        }
-        Ok(())
+        check_stop(&self.stop)
     }
 }
 
 impl Sampling {
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let Self {
             temperature, top_p, ..
         } = *self;
@@ -193,7 +183,21 @@ impl Sampling {
     }
 }
 
-fn refuse<T>(field: &'static str, reason: impl Into<String>) -> Result<T, Error> {
+pub(crate) fn check_stop(stop: &[String]) -> Result<(), Error> {
+    at_most("stop", stop.len(), STOPS)?;
+    for stop in stop {
+        if stop.is_empty() {
+            return refuse("stop", "an empty string would stop everything");
+        }
+        if stop.len() > STOP_BYTES {
+            let reason = format!("a string has {} bytes, at most {STOP_BYTES}", stop.len());
+            return refuse("stop", reason);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn refuse<T>(field: &'static str, reason: impl Into<String>) -> Result<T, Error> {
     Err(Error::Request {
         field,
         reason: reason.into(),
@@ -208,7 +212,7 @@ fn within(field: &'static str, value: f32, low: f32, high: f32) -> Result<(), Er
     }
 }
 
-fn at_most(field: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+pub(crate) fn at_most(field: &'static str, count: usize, limit: usize) -> Result<(), Error> {
     match count <= limit {
         true => Ok(()),
         false => refuse(field, format!("{count} is more than {limit}")),

@@ -35,26 +35,19 @@ impl Local {
 
     /// Greedy suits the demo model, whose answers are learnt by heart.
     fn sampling(&self, request: &ChatRequest) -> Sampling {
-        let wishes = &request.wishes;
-        let usual = match self.card.abilities.demo {
-            true => Sampling::GREEDY,
+        let greedy = Sampling {
+            // The low bits of an id are as random as the whole.
+            seed: request.id as u64,
+            ..Sampling::GREEDY
+        };
+        request.wishes.over(match self.card.abilities.demo {
+            true => greedy,
             false => Sampling {
                 temperature: 0.7,
                 top_p: 0.95,
-                ..Sampling::GREEDY
+                ..greedy
             },
-        };
-        Sampling {
-            temperature: wishes.temperature.unwrap_or(usual.temperature),
-            top_p: wishes.top_p.unwrap_or(usual.top_p),
-            top_k: wishes.top_k.unwrap_or(usual.top_k),
-            min_p: wishes.min_p.unwrap_or(usual.min_p),
-            repetition_penalty: usual.repetition_penalty,
-            presence_penalty: wishes.presence_penalty.unwrap_or(usual.presence_penalty),
-            frequency_penalty: wishes.frequency_penalty.unwrap_or(usual.frequency_penalty),
-            // The low bits of an id are as random as the whole.
-            seed: wishes.seed.unwrap_or(request.id as u64),
-        }
+        })
     }
 
     fn item(&self, item: generation::Item, tell: bool) -> Item {
@@ -113,13 +106,8 @@ impl Provider for Local {
     }
 
     fn answer(&self, request: ChatRequest) -> Result<Answer, Error> {
+        request.check(&self.card)?;
         let sampling = self.sampling(&request);
-        if request.messages.is_empty() {
-            return Err(Error::Request {
-                field: "messages",
-                reason: "there is none".into(),
-            });
-        }
         let prompt = self.engine.chat_prompt(&request.messages)?;
         let context = self.engine.model().context_length;
         let room = context.saturating_sub(prompt.len());

@@ -6,17 +6,22 @@
 //! likes, counts tokens itself, and goes on with nothing. [`Provider`] promises what all have in
 //! common, [`Card`] says the rest, and what somebody does not know is absent and never made up.
 //!
-//! To add a provider, implement [`Provider`].
+//! The promises are checked by one suite, `engine::conformance` (feature `conformance`), which every
+//! provider passes. To add one, implement [`Provider`] and run the suite with it.
 
 mod answer;
 mod local;
 mod request;
+mod running;
+mod sim;
 
 use std::fmt;
 
 pub use answer::{Alternative, Answer, End, Item, Token};
 pub use local::Local;
 pub use request::{ChatRequest, Wishes};
+pub use running::{Running, Runs};
+pub use sim::{Sim, SimSettings};
 
 use crate::error::Error;
 

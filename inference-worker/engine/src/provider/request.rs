@@ -4,8 +4,11 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
+use super::Card;
 use crate::chat_template::Message;
+use crate::error::Error;
 use crate::generation::Priority;
+use crate::request::{Sampling, TOP_LOGPROBS, at_most, check_stop, refuse};
 
 /// One answer to give.
 #[derive(Debug, Clone)]
@@ -55,6 +58,36 @@ impl ChatRequest {
             cancel: CancellationToken::new(),
         }
     }
+
+    /// Refuses what no provider takes, or one with this card does not. Each calls it first.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with the field.
+    pub fn check(&self, card: &Card) -> Result<(), Error> {
+        if self.messages.is_empty() {
+            return refuse("messages", "there is none");
+        }
+        for message in &self.messages {
+            if !["system", "user", "assistant"].contains(&message.role.as_str()) {
+                let reason = format!("role `{}` is not known", message.role);
+                return refuse("messages", reason);
+            }
+        }
+        if self.max_new_tokens == 0 {
+            return refuse("max_new_tokens", "0 is not at least 1");
+        }
+        self.wishes.over(Sampling::GREEDY).check()?;
+        check_stop(&self.stop)?;
+        at_most("logprobs", self.logprobs.unwrap_or(0), TOP_LOGPROBS)?;
+        let (who, abilities) = (&card.provider, card.abilities);
+        if !self.generated.is_empty() && !abilities.resume {
+            return refuse("generated", format!("{who} cannot go on after ids"));
+        }
+        if self.logprobs.is_some() && !abilities.logprobs {
+            return refuse("logprobs", format!("{who} does not tell them"));
+        }
+        Ok(())
+    }
 }
 
 /// How tokens are to be chosen; ranges are those of [`Sampling`](crate::Sampling). What is not said
@@ -77,4 +110,20 @@ pub struct Wishes {
     pub logit_bias: Vec<(u32, f32)>,
     /// Fixes the random numbers.
     pub seed: Option<u64>,
+}
+
+impl Wishes {
+    /// What is not wished is as it usually is.
+    pub(super) fn over(&self, usual: Sampling) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(usual.temperature),
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            top_k: self.top_k.unwrap_or(usual.top_k),
+            min_p: self.min_p.unwrap_or(usual.min_p),
+            repetition_penalty: usual.repetition_penalty,
+            presence_penalty: self.presence_penalty.unwrap_or(usual.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(usual.frequency_penalty),
+            seed: self.seed.unwrap_or(usual.seed),
+        }
+    }
 }
