@@ -27,6 +27,7 @@ impl Local {
             abilities: Abilities {
                 logprobs: true,
                 resume: true,
+                formats: true,
                 demo: model.demo,
             },
         };
@@ -131,6 +132,7 @@ impl Provider for Local {
             max_new_tokens: request.max_new_tokens.min(room),
             stop: request.stop,
             stop_ids: Vec::new(),
+            response_format: request.response_format,
             deadline: request.deadline,
             cancel: request.cancel,
         })?;

@@ -39,7 +39,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// What it has in hand.
     fn load(&self) -> Load;
 
-    /// Returns the stream of an answer at once. An engine begins to compute; a remote provider is
+    /// Returns the stream of an answer at once; where an engine is to keep to a format, after that
+    /// is compiled, which may take seconds: call it off the runtime then. An engine begins to compute; a remote provider is
     /// asked when the stream's first item is.
     ///
     /// # Errors
@@ -68,6 +69,8 @@ pub struct Abilities {
     pub logprobs: bool,
     /// Goes on after ids that another run has published.
     pub resume: bool,
+    /// Keeps to a [response format](crate::ResponseFormat).
+    pub formats: bool,
     /// Is the demo model or a simulation, whose answers are labelled as that.
     pub demo: bool,
 }

@@ -8,6 +8,7 @@ use super::Card;
 use crate::chat_template::Message;
 use crate::error::Error;
 use crate::generation::Priority;
+use crate::grammar::ResponseFormat;
 use crate::request::{Sampling, TOP_LOGPROBS, at_most, check_stop, refuse};
 
 /// One answer to give.
@@ -33,6 +34,8 @@ pub struct ChatRequest {
     pub wishes: Wishes,
     /// Texts that end the answer; neither they nor anything after them is given.
     pub stop: Vec<String>,
+    /// What the text must be.
+    pub response_format: ResponseFormat,
     /// Tell each token with its log-probability, and so many of the likeliest ones beside it.
     pub logprobs: Option<usize>,
     /// When to give up, however far it is: ends with [`Finish::Timeout`](crate::Finish::Timeout).
@@ -53,6 +56,7 @@ impl ChatRequest {
             max_new_tokens,
             wishes: Wishes::default(),
             stop: Vec::new(),
+            response_format: ResponseFormat::Text,
             logprobs: None,
             deadline: None,
             cancel: CancellationToken::new(),
@@ -85,6 +89,9 @@ impl ChatRequest {
         }
         if self.logprobs.is_some() && !abilities.logprobs {
             return refuse("logprobs", format!("{who} does not tell them"));
+        }
+        if self.response_format != ResponseFormat::Text && !abilities.formats {
+            return refuse("response_format", format!("{who} takes text alone"));
         }
         Ok(())
     }
