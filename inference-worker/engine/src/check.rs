@@ -105,5 +105,6 @@ fn scaling(scaling: RopeScaling) -> String {
         RopeScaling::None => "none".into(),
         RopeScaling::Linear { factor } => format!("linear, factor {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!("llama3, factor {factor}"),
+        RopeScaling::Yarn { factor, .. } => format!("yarn, factor {factor}"),
     }
 }

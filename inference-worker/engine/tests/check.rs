@@ -191,7 +191,7 @@ fn what_is_no_file_is_not_waited_for() {
 
 #[test]
 fn unknown_rotary_scalings_are_named() {
-    for kind in ["yarn", "dynamic", "longrope", "su"] {
+    for kind in ["dynamic", "longrope", "su"] {
         let dir = directory("llama");
         edit(dir.path(), "config.json", |config| {
             config["rope_scaling"] = json!({"rope_type": kind, "factor": 4.0});

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::rope_scaling::{RawRope, RopeScaling};
 use crate::error::Error;
 use crate::files::read_json;
 
@@ -33,29 +34,6 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// How rotary frequencies are stretched for longer contexts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RopeScaling {
-    /// As trained.
-    None,
-    /// All positions divided by a factor.
-    Linear {
-        /// The divisor, at least 1.
-        factor: f64,
-    },
-    /// Llama 3.1: long wavelengths divided, short ones kept, a smooth band between.
-    Llama3 {
-        /// The divisor of long wavelengths.
-        factor: f64,
-        /// Wavelengths above `original / low_freq_factor` positions are divided.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` positions are kept.
-        high_freq_factor: f64,
-        /// Positions that the model was first trained on.
-        original_max_position_embeddings: f64,
-    },
-}
-
 /// The checked shape of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -77,7 +55,7 @@ pub struct Config {
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Positions at most.
+    /// Positions at most, those that a scaling adds included.
     pub max_position_embeddings: usize,
     /// Added to the mean square in RMSNorm.
     pub rms_norm_eps: f32,
@@ -131,25 +109,13 @@ struct Raw {
     amaima_demo: bool,
 }
 
-#[derive(Deserialize)]
-struct RawRope {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
-    partial_rotary_factor: Option<f64>,
-}
-
 /// Reads fields and names them in refusals.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     path: &'a Path,
 }
 
 impl Fields<'_> {
-    fn refuse<T>(
+    pub(super) fn refuse<T>(
         &self,
         field: &'static str,
         value: impl ToString,
@@ -174,7 +140,7 @@ impl Fields<'_> {
         }
     }
 
-    fn positive(&self, field: &'static str, value: Option<f64>) -> Result<f64, Error> {
+    pub(super) fn positive(&self, field: &'static str, value: Option<f64>) -> Result<f64, Error> {
         match value {
             None => self.refuse(field, "absent", "a number is required"),
             Some(value) if value.is_finite() && value > 0.0 => Ok(value),
@@ -228,6 +194,9 @@ impl Raw {
         let attention_bias = self.attention_bias.unwrap_or(false);
         let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let rope_theta = self.rope_theta.or(rope.and_then(|rope| rope.rope_theta));
+        let trained = fields.size("max_position_embeddings", self.max_position_embeddings)?;
+        let rope_scaling =
+            rope.map_or(Ok(RopeScaling::None), |rope| rope.check(fields, trained))?;
         Ok(Config {
             id: self
                 ._name_or_path
@@ -242,12 +211,11 @@ impl Raw {
             num_key_value_heads: kv_heads,
             head_dim,
             vocab_size: fields.size("vocab_size", self.vocab_size)?,
-            max_position_embeddings: fields
-                .size("max_position_embeddings", self.max_position_embeddings)?,
+            max_position_embeddings: rope_scaling.positions(trained),
             rms_norm_eps: fields.positive("rms_norm_eps", self.rms_norm_eps)? as f32,
             // 10,000 is the default of transformers for every family here.
             rope_theta: fields.positive("rope_theta", rope_theta.or(Some(10_000.0)))?,
-            rope_scaling: rope.map_or(Ok(RopeScaling::None), |rope| rope.check(fields))?,
+            rope_scaling,
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             qkv_bias: attention_bias || architecture == Architecture::Qwen2,
             output_bias: attention_bias,
@@ -324,44 +292,6 @@ impl Raw {
     }
 }
 
-impl RawRope {
-    fn check(&self, fields: &Fields<'_>) -> Result<RopeScaling, Error> {
-        match self.rope_type.as_deref() {
-            None | Some("default") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear {
-                factor: self.factor(fields)?,
-            }),
-            Some("llama3") => {
-                let low = fields.positive("rope_scaling.low_freq_factor", self.low_freq_factor)?;
-                let high =
-                    fields.positive("rope_scaling.high_freq_factor", self.high_freq_factor)?;
-                if high <= low {
-                    let reason = format!("must exceed low_freq_factor = {low}");
-                    return fields.refuse("rope_scaling.high_freq_factor", high, reason);
-                }
-                Ok(RopeScaling::Llama3 {
-                    factor: self.factor(fields)?,
-                    low_freq_factor: low,
-                    high_freq_factor: high,
-                    original_max_position_embeddings: fields.positive(
-                        "rope_scaling.original_max_position_embeddings",
-                        self.original_max_position_embeddings,
-                    )?,
-                })
-            }
-            Some(other) => fields.refuse(
-                "rope_scaling.rope_type",
-                other,
-                "expected one of default, linear, llama3",
-            ),
-        }
-    }
-
-    fn factor(&self, fields: &Fields<'_>) -> Result<f64, Error> {
-        fields.positive("rope_scaling.factor", self.factor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,6 +336,33 @@ mod tests {
         let (old, new) = (old.expect("a config"), new.expect("a config"));
         assert_eq!(old.rope_scaling, RopeScaling::Linear { factor: 2.0 });
         assert_eq!(old, new);
+    }
+
+    #[test]
+    fn yarn_adds_positions_where_they_are_not_stated_yet() {
+        let with = |positions: u64, original: Value| {
+            let config = check(serde_json::json!({
+                "max_position_embeddings": positions,
+                "rope_scaling": {
+                    "type": "yarn", "factor": 4.0, "original_max_position_embeddings": original,
+                },
+            }));
+            let config = config.expect("a config");
+            let RopeScaling::Yarn {
+                original_max_position_embeddings,
+                attention_factor,
+                ..
+            } = config.rope_scaling
+            else {
+                panic!("{:?}", config.rope_scaling);
+            };
+            assert_eq!(original_max_position_embeddings, 256.0);
+            assert!((attention_factor - 1.138_629_436).abs() < 1e-9);
+            config.max_position_embeddings
+        };
+        assert_eq!(with(256, Value::Null), 1024);
+        assert_eq!(with(256, 256.into()), 1024);
+        assert_eq!(with(1024, 256.into()), 1024);
     }
 
     #[test]
@@ -459,11 +416,19 @@ mod tests {
             ),
             (
                 "rope_scaling.rope_type",
-                serde_json::json!({"rope_scaling": {"type": "yarn"}}),
+                serde_json::json!({"rope_scaling": {"type": "longrope"}}),
             ),
             (
                 "rope_scaling.factor",
                 serde_json::json!({"rope_scaling": {"type": "linear"}}),
+            ),
+            (
+                "rope_scaling.factor",
+                serde_json::json!({"rope_scaling": {"type": "yarn", "factor": 0.5}}),
+            ),
+            (
+                "rope_scaling.beta_fast",
+                serde_json::json!({"rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 0.5}}),
             ),
         ];
         for (expected, changes) in cases {

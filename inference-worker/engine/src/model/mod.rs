@@ -10,15 +10,17 @@ mod inspection;
 pub mod int8;
 mod layout;
 mod numbers;
+mod rope_scaling;
 mod safetensors;
 mod weights;
 
 use std::path::Path;
 
-pub use config::{Architecture, Config, RopeScaling};
+pub use config::{Architecture, Config};
 pub use inspection::Inspection;
 pub use numbers::Numbers;
 pub(crate) use numbers::{bf16_to_f32, f16_to_f32};
+pub use rope_scaling::RopeScaling;
 pub use weights::{Data, Layer, Linear, Matrix, Projection, Weights};
 
 use crate::error::Error;

@@ -137,6 +137,20 @@ LLAMA3_ROPE = LLAMA | {
     },
 }
 
+# Of the eight pairs two are kept, one is blended, five are stretched.
+QWEN2_YARN = QWEN2 | {
+    "hidden_size": 48,
+    "num_attention_heads": 3,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 128,
+    "rope_scaling": {
+        "factor": 4.0,
+        "beta_fast": 4.0,
+        "original_max_position_embeddings": 128,
+        "rope_type": "yarn",
+    },
+}
+
 
 def newer_keys(config: dict) -> dict:
     """The same configuration as transformers 5 writes it: `rope_parameters` and `dtype`."""
@@ -155,6 +169,7 @@ MODELS = {
     "llama3-rope": (LLAMA3_ROPE, 1),
     "mistral": (MISTRAL, 1),
     "qwen2": (QWEN2, 1),
+    "qwen2-yarn": (QWEN2_YARN, 1),
     "qwen3": (QWEN3, 1),
     "qwen3-sharded": (newer_keys(QWEN3 | {"vocab_size": 103}), 2),
 }

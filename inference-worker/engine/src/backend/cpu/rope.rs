@@ -9,16 +9,29 @@ use crate::model::{Config, RopeScaling};
 #[derive(Debug)]
 pub(super) struct Rope {
     frequencies: Vec<f64>,
+    /// What turned components are multiplied with.
+    magnitude: f64,
 }
 
 impl Rope {
     pub(super) fn new(config: &Config) -> Self {
         let pairs = config.head_dim / 2;
         let frequencies = (0..pairs)
-            .map(|pair| config.rope_theta.powf(-(pair as f64) / pairs as f64))
-            .map(|frequency| scale(frequency, config.rope_scaling))
+            .map(|pair| {
+                let frequency = config.rope_theta.powf(-(pair as f64) / pairs as f64);
+                scale(frequency, pair, config)
+            })
             .collect();
-        Self { frequencies }
+        let magnitude = match config.rope_scaling {
+            RopeScaling::Yarn {
+                attention_factor, ..
+            } => attention_factor,
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+        };
+        Self {
+            frequencies,
+            magnitude,
+        }
     }
 
     /// Pairs of components in a head.
@@ -30,14 +43,15 @@ impl Rope {
     pub(super) fn turns(&self, position: usize, cosines: &mut [f32], sines: &mut [f32]) {
         for ((frequency, cosine), sine) in self.frequencies.iter().zip(cosines).zip(sines) {
             let (sin, cos) = (position as f64 * frequency).sin_cos();
-            (*cosine, *sine) = (cos as f32, sin as f32);
+            *cosine = (cos * self.magnitude) as f32;
+            *sine = (sin * self.magnitude) as f32;
         }
     }
 }
 
 /// As `transformers.modeling_rope_utils` does.
-fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
+fn scale(frequency: f64, pair: usize, config: &Config) -> f64 {
+    match config.rope_scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
         RopeScaling::Llama3 {
@@ -52,30 +66,28 @@ fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
             let kept = kept.clamp(0.0, 1.0);
             (1.0 - kept) * frequency / factor + kept * frequency
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn llama3_keeps_short_waves_divides_long_ones_and_blends_between() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 8192.0,
-        };
-        let of_wavelength = |positions: f64| scale(TAU / positions, scaling) * positions / TAU;
-        let expected = [
-            (100.0, 1.0),
-            (10_000.0, 1.0 / 8.0),
-            (8192.0 / 2.5, (1.0 + 1.0 / 8.0) / 2.0),
-        ];
-        for (positions, factor) in expected {
-            let found: f64 = of_wavelength(positions);
-            assert!((found - factor).abs() < 1e-12, "{positions}: {found}");
+        RopeScaling::Yarn {
+            factor,
+            beta_fast,
+            beta_slow,
+            truncate,
+            original_max_position_embeddings,
+            ..
+        } => {
+            // The pair, between whole ones too, that turns so often over the original context.
+            let with_turns = |turns: f64| {
+                let wave = original_max_position_embeddings / (turns * TAU);
+                (config.head_dim / 2) as f64 * wave.ln() / config.rope_theta.ln()
+            };
+            let (first, last) = match (with_turns(beta_fast), with_turns(beta_slow)) {
+                (first, last) if truncate => (first.floor(), last.ceil()),
+                ends => ends,
+            };
+            // Components, not pairs: that is how models were trained.
+            let (first, last) = (first.max(0.0), last.min((config.head_dim - 1) as f64));
+            let long = if first == last { 0.001 } else { last - first };
+            let divided = ((pair as f64 - first) / long).clamp(0.0, 1.0);
+            divided * frequency / factor + (1.0 - divided) * frequency
         }
     }
 }
