@@ -154,34 +154,51 @@ pub fn cancel(query: QueryId) -> String {
     format!("cancel.{query}")
 }
 
+/// Instead of a model's id, for jobs that any model may answer.
+pub const ANY_MODEL: &str = "any";
+
 /// Where a job for `model` waits. Characters that a subject token may not hold become `-`.
 pub fn job(model: &str, priority: Priority) -> String {
-    let model: String = model
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    format!("job.{model}.{}", priority.as_str())
+    format!("job.{}.{}", token(model), priority.as_str())
+}
+
+/// The durable consumer of [`JOBS`] that hands out what waits at [`job`].
+pub fn job_consumer(model: &str, priority: Priority) -> String {
+    format!("{}-{}", token(model), priority.as_str())
+}
+
+fn token(text: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    text.chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .collect()
 }
 
 /// The order in which jobs deserve a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
+    /// Somebody's safety depends on it.
+    Crisis,
     /// Somebody waits at the other end.
     Interactive,
+    /// A step of something longer.
+    Workflow,
+    /// Nobody waits for it.
+    Sync,
 }
 
 impl Priority {
+    /// All of them, the most urgent first.
+    pub const ALL: [Self; 4] = [Self::Crisis, Self::Interactive, Self::Workflow, Self::Sync];
+
     /// Its token in subjects.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Crisis => "crisis",
             Self::Interactive => "interactive",
+            Self::Workflow => "workflow",
+            Self::Sync => "sync",
         }
     }
 }
@@ -256,6 +273,10 @@ mod tests {
         assert_eq!(
             job("org/model 8.1", Priority::Interactive),
             "job.org-model-8-1.interactive"
+        );
+        assert_eq!(
+            job_consumer("org/model 8.1", Priority::Crisis),
+            "org-model-8-1-crisis"
         );
     }
 }

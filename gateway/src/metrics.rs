@@ -1,8 +1,9 @@
 //! What Prometheus is told (contract §14).
 
 use http::Method;
+use infra::metrics::{END, append};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabelSet, text::encode_registry},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -153,7 +154,9 @@ impl Metrics {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        encode(&mut text, &self.registry).ok();
+        encode_registry(&mut text, &self.registry).ok();
+        append(&mut text);
+        text.push_str(END);
         text
     }
 }

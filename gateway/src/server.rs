@@ -3,7 +3,7 @@
 use crate::{Config, app::App, keys, router::router};
 use axum::{Router, extract::State, routing::get, serve::ListenerExt};
 use http::header;
-use infra::lifecycle::Lifecycle;
+use infra::{lifecycle::Lifecycle, metrics::CONTENT_TYPE};
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 use tokio::net::TcpListener;
 use tracing::info;
@@ -146,6 +146,5 @@ async fn until_stopped(
 }
 
 async fn scrape(State(app): State<App>) -> ([(header::HeaderName, &'static str); 1], String) {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text())
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.metrics.text())
 }

@@ -1,98 +1,109 @@
-//! Pulls jobs, as many as there is room for, and keeps the server informed while they are worked
+//! Takes jobs, as many as there is room for, and keeps the server informed while they are worked
 //! on: a job whose worker falls silent goes to another one.
 
-use crate::answer::{Ended, Worker};
-use async_nats::jetstream::{
-    self, AckKind, Message,
-    consumer::{AckPolicy, PullConsumer, pull},
+use crate::{
+    answer::{Ended, Worker},
+    lanes::{Lane, Lanes},
+    models::{Models, Place},
 };
-use domain::subject;
-use futures_util::StreamExt;
+use async_nats::jetstream::{self, AckKind, Message};
 use infra::{jobs::Waiting, lifecycle::Lifecycle, retry::Backoff, telemetry};
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
-/// After so long without a sign of life a job goes to another worker.
-const ACK_WAIT: Duration = Duration::from_secs(4);
 /// Signs of life come this often.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How long one pull waits at the server. A server that restarts forgets it, so that this is also
-/// how long a job may wait after that.
-const PULL: Duration = Duration::from_secs(2);
-/// The server's answer that there was nothing may take so much longer.
-const PULL_SLACK: Duration = Duration::from_millis(500);
+/// How long handing answers over to other workers may take.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// Works until the lifecycle stops it, then finishes what is in hand.
+/// Works until the lifecycle stops it. Then what is in hand is finished if that takes no longer than
+/// `drain`, and handed over to other workers otherwise.
 pub(crate) async fn run(
     context: &jetstream::Context,
     worker: Worker,
-    concurrency: NonZeroUsize,
+    drain: Duration,
     lifecycle: &Lifecycle,
 ) {
-    let room = Arc::new(Semaphore::new(concurrency.get()));
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            ended = pull_jobs(context, &worker, &room, lifecycle) => if let Err(error) = ended {
-                warn!(%error, "the queue of jobs is out of reach");
-            },
-            () = lifecycle.stopping() => break,
+    while !lifecycle.is_stopping() {
+        if let Err(error) = take_jobs(context, &worker, lifecycle).await {
+            warn!(%error, "the queue of jobs is out of reach");
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = lifecycle.stopping() => {}
+            }
         }
-        backoff.wait().await;
     }
-    info!(
-        in_hand = concurrency.get() - room.available_permits(),
-        "no more jobs are taken"
-    );
-    let all = u32::try_from(concurrency.get()).unwrap_or(u32::MAX);
+    let models = worker.models();
+    info!(in_hand = models.in_hand(), "no more jobs are taken");
+    if tokio::time::timeout(drain, idle(models, lifecycle))
+        .await
+        .is_err()
+    {
+        info!(in_hand = models.in_hand(), "handing answers over");
+        worker.hand_over();
+        tokio::time::timeout(HAND_OVER, idle(models, lifecycle))
+            .await
+            .ok();
+    }
+}
+
+/// Completes when no job is in hand, or all are to be dropped.
+async fn idle(models: &Models, lifecycle: &Lifecycle) {
+    let none = async {
+        while models.in_hand() > 0 {
+            models.changed().await;
+        }
+    };
     tokio::select! {
-        _ = room.acquire_many(all) => {}
+        () = none => {}
         () = lifecycle.hard().cancelled_owned() => {}
     }
 }
 
-async fn pull_jobs(
+async fn take_jobs(
     context: &jetstream::Context,
     worker: &Worker,
-    room: &Arc<Semaphore>,
     lifecycle: &Lifecycle,
 ) -> Result<(), async_nats::Error> {
-    let config = pull::Config {
-        durable_name: Some("workers".into()),
-        description: Some("Inference workers".into()),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        max_ack_pending: 10_000,
-        ..pull::Config::default()
-    };
-    let consumer: PullConsumer = context
-        .create_consumer_on_stream(config, subject::JOBS)
-        .await?;
-    loop {
-        // A job is pulled only when there is room, so that it never waits inside a worker.
-        let place = room.clone().acquire_owned().await?;
-        let mut pulled = consumer
-            .batch()
-            .max_messages(1)
-            .expires(PULL)
-            .messages()
-            .await?;
-        let Ok(pulled) = tokio::time::timeout(PULL + PULL_SLACK, pulled.next()).await else {
-            continue;
+    let models = worker.models();
+    let mut lanes = Lanes::prepare(&context.client(), context, models).await?;
+    while !lifecycle.is_stopping() {
+        let with_room = models.with_room();
+        // Another model with room opens other lanes.
+        let other_room = async {
+            while models.with_room().len() == with_room.len() {
+                models.changed().await;
+            }
         };
-        let Some(message) = pulled.transpose()? else {
-            continue;
+        let interrupted = async {
+            tokio::select! {
+                () = other_room => {}
+                () = lifecycle.stopping() => {}
+            }
         };
-        let worker = worker.clone();
-        lifecycle.spawn("job", async move {
-            work(&worker, message).await;
-            drop(place);
-        });
+        if with_room.is_empty() {
+            interrupted.await;
+            continue;
+        }
+        let open = |lane: &Lane| lane.answered_by(&with_room).is_some();
+        for message in lanes.pull(open, interrupted).await? {
+            let with_room = models.with_room();
+            let lane = lanes.of(&message);
+            match lane.and_then(|lane| lane.answered_by(&with_room)) {
+                Some(model) if !lifecycle.is_stopping() => {
+                    let (worker, place) = (worker.clone(), models.take(model));
+                    lifecycle.spawn("job", async move { work(&worker, message, place).await });
+                }
+                // It came together with one that took the room.
+                _ => message.ack_with(AckKind::Nak(None)).await?,
+            }
+        }
     }
+    Ok(())
 }
 
-async fn work(worker: &Worker, message: Message) {
+async fn work(worker: &Worker, message: Message, mut place: Place) {
     let headers = message.headers.as_ref();
     let waiting = match Waiting::read(&message.subject, headers, &message.payload) {
         Ok(waiting) => waiting,
@@ -105,7 +116,7 @@ async fn work(worker: &Worker, message: Message) {
     let query = waiting.query();
     let delivery = message.info().map_or(1, |info| info.delivered);
     let mut signs = tokio::time::interval(PROGRESS);
-    let working = worker.answer(waiting, delivery);
+    let working = worker.answer(waiting, delivery, &mut place);
     tokio::pin!(working);
     let ended = loop {
         tokio::select! {
@@ -119,6 +130,7 @@ async fn work(worker: &Worker, message: Message) {
     };
     let told = match ended {
         Ended::Done => message.double_ack().await,
+        Ended::HandedOver => message.ack_with(AckKind::Nak(None)).await,
         Ended::Later(pause) => message.ack_with(AckKind::Nak(Some(pause))).await,
         Ended::Unreadable => return give_up(&message).await,
         // Another worker has it: whatever we said could take the job from it.

@@ -245,7 +245,8 @@ fn keys(nats: &config::Nats) -> Config {
     }
 }
 
-/// Work for inference workers; a message is gone once its worker is done.
+/// Work for inference workers; a message is gone once its worker is done. What is for a model that
+/// nobody has goes with time: its query has failed long before.
 fn jobs(nats: &config::Nats) -> Config {
     Config {
         name: subject::JOBS.into(),
@@ -253,6 +254,7 @@ fn jobs(nats: &config::Nats) -> Config {
         subjects: vec![subject::ALL_JOBS.into()],
         retention: RetentionPolicy::WorkQueue,
         storage: StorageType::File,
+        max_age: REPLAY,
         num_replicas: nats.replicas,
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,

@@ -16,6 +16,7 @@ pub mod group_commit;
 pub mod jetstream;
 pub mod jobs;
 pub mod lifecycle;
+pub mod metrics;
 pub mod nats;
 pub mod objects;
 pub mod postgres;

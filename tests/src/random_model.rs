@@ -28,6 +28,13 @@ pub const SLOW: Shape = Shape {
     intermediate: 2048,
 };
 
+/// A shape that gives several queries at once long answers in seconds.
+pub const STEADY: Shape = Shape {
+    hidden: 512,
+    layers: 6,
+    intermediate: 1024,
+};
+
 /// A shape that answers at once.
 pub const QUICK: Shape = Shape {
     hidden: 64,

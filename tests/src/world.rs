@@ -51,19 +51,26 @@ pub enum Model {
     Quick,
     /// Random weights that say U+0000 all the time.
     SayingNul,
+    /// Random weights with many tokens a second, for long answers of several queries at once.
+    Steady,
 }
 
 impl Model {
     /// Where it is, if it is not the demo model: made once per process and kept only for it.
-    fn dir(self) -> Option<PathBuf> {
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn dir(self) -> Option<PathBuf> {
         static SLOW: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
         static QUICK: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
         static SAYING_NUL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+        static STEADY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
         let (made, shape, words) = match self {
             Self::Demo => return None,
             Self::Slow => (&SLOW, random_model::SLOW, Words::Plain),
             Self::Quick => (&QUICK, random_model::QUICK, Words::Plain),
             Self::SayingNul => (&SAYING_NUL, random_model::QUICK, Words::WithNul),
+            Self::Steady => (&STEADY, random_model::STEADY, Words::Plain),
         };
         let (_, dir) = made.get_or_init(|| {
             let into = TempDir::new().expect("a directory for the model");
@@ -198,7 +205,7 @@ impl World {
         }
         let mut worker = inference_worker::Config::at(nats.clone());
         worker.cache_dir = cache();
-        worker.model_dir = options.model.dir();
+        worker.model_dirs.extend(options.model.dir());
         worker.max_new_tokens = 160;
         let sealing = self.stack.endpoints().sealing().expect("master keys");
         let commands = commands(&nats, sealing.clone(), options);
@@ -317,12 +324,20 @@ impl World {
     /// # Panics
     /// When it cannot be started.
     pub fn spawn_with(&mut self, role: Role, more: &[(&str, &str)]) {
+        let process = self.one_more(role, more);
+        self.processes.insert(role.name(), process);
+    }
+
+    /// The same, as one of several of its kind.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn one_more(&self, role: Role, more: &[(&str, &str)]) -> Process {
         let more = more
             .iter()
             .map(|(name, value)| ((*name).into(), (*value).into()));
         let env: Vec<(String, String)> = self.env.iter().cloned().chain(more).collect();
-        let process = service::spawn(role, &env, self.logs.path()).expect("a process starts");
-        self.processes.insert(role.name(), process);
+        service::spawn(role, &env, self.logs.path()).expect("a process starts")
     }
 
     /// Waits until somebody answers commands.

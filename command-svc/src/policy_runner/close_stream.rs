@@ -185,6 +185,7 @@ fn filler(
         ids: vec![],
         logprob: 0.0,
         compute_ms: 0,
+        model: None,
         tokens: vec![],
     };
     token::Message {
@@ -220,6 +221,7 @@ mod tests {
             ids: vec![],
             logprob: 0.0,
             compute_ms: 0,
+            model: None,
             tokens: vec![],
         };
         token::Message {

@@ -1,7 +1,11 @@
 //! A submitted query becomes a job.
 
 use super::Reaction;
-use crate::{query::Event, subject::Priority, wire::job::Job};
+use crate::{
+    query::Event,
+    subject::{ANY_MODEL, Priority},
+    wire::job::Job,
+};
 
 pub(super) fn react(event: &Event) -> Option<Reaction> {
     match event {
@@ -14,7 +18,7 @@ pub(super) fn react(event: &Event) -> Option<Reaction> {
         } => Some(Reaction::EnqueueJob {
             model: route
                 .as_ref()
-                .map_or_else(|| "any".into(), |route| route.model.clone()),
+                .map_or_else(|| ANY_MODEL.into(), |route| route.model.clone()),
             priority: Priority::Interactive,
             job: Box::new(Job {
                 query: *query,

@@ -56,6 +56,10 @@ pub struct Chunk {
     pub logprob: f64,
     /// Time spent on inference since the chunk before, in milliseconds.
     pub compute_ms: u64,
+    /// The model that said it, which alone can go on after it; with the first chunk that a worker
+    /// writes, and the same from there on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// The tokens one by one, where their probabilities were asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<Token>,
@@ -150,6 +154,7 @@ mod tests {
                 ids: vec![4],
                 logprob,
                 compute_ms: 1,
+                model: None,
                 tokens: vec![],
             });
             let json = serde_json::to_string(&body).unwrap();
@@ -177,6 +182,7 @@ mod tests {
                 ids: vec![4],
                 logprob: -0.5,
                 compute_ms: 1,
+                model: None,
                 tokens: vec![],
             }),
             Body::Terminal(Terminal::Completed { answer }),

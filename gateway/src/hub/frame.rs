@@ -120,6 +120,7 @@ mod tests {
                 ids: vec![1],
                 logprob: 0.0,
                 compute_ms: 1,
+                model: None,
                 tokens: vec![],
             }),
             log_seq: None,

@@ -93,6 +93,7 @@ mod tests {
                 ids: vec![],
                 logprob: 0.0,
                 compute_ms: 0,
+                model: None,
                 tokens: vec![],
             })
         };

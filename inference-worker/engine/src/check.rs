@@ -100,6 +100,20 @@ pub fn check(dir: &Path, read_weights: bool) -> Result<Report, Error> {
     })
 }
 
+/// Bytes of memory that this machine has, or that its control group leaves of them, where that is
+/// told.
+pub fn machine_memory() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo")?
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())?
+        .checked_mul(1 << 10)?;
+    // The file says `max` where there is no limit.
+    let limit = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    Some(limit.map_or(machine, |limit: u64| limit.min(machine)))
+}
+
 fn scaling(scaling: RopeScaling) -> String {
     match scaling {
         RopeScaling::None => "none".into(),

@@ -2,7 +2,7 @@
 
 use crate::admin::{Exit, Output};
 use clap::{Args, Subcommand};
-use engine::check::{Report, check};
+use engine::check::{Report, check, machine_memory};
 use serde::Serialize;
 use std::{fmt, io::Write, num::NonZeroU64, path::PathBuf};
 
@@ -162,19 +162,6 @@ impl fmt::Display for Found {
         }
         Ok(())
     }
-}
-
-/// What this machine has, or what its control group leaves of it.
-fn machine_memory() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let machine = read("/proc/meminfo")?
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())?
-        .checked_mul(1 << 10)?;
-    // The file says `max` where there is no limit.
-    let limit = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
-    Some(limit.map_or(machine, |limit: u64| limit.min(machine)))
 }
 
 const UNITS: [(&str, u64); 4] = [
