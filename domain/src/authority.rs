@@ -58,6 +58,8 @@ const TABLE: &[(&str, &[Role])] = &[
     ("logout", &[Role::User]),
     ("erase_account", &[Role::User, Role::System]),
     ("finish_erasure", &[Role::System]),
+    ("create_api_key", &[Role::User]),
+    ("revoke_api_key", &[Role::User]),
     ("submit_query", &[Role::User]),
     ("cancel_query", &[Role::User, Role::System]),
     ("start_query", &[Role::Worker]),

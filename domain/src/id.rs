@@ -65,6 +65,8 @@ ids! {
     RefreshId;
     /// One query.
     QueryId;
+    /// One API key.
+    ApiKeyId;
     /// One command; every retry of it carries the same.
     CommandId;
 }

@@ -11,6 +11,7 @@
 
 pub mod account;
 pub mod aggregate;
+pub mod api_keys;
 pub mod authority;
 pub mod catalogue;
 pub mod commit;

@@ -42,6 +42,12 @@ pub const SOCKET_BACKLOG_FRAMES: usize = 1024;
 pub const SOCKETS_PER_USER: usize = 20;
 /// Most messages per second that one socket may send.
 pub const SOCKET_MESSAGES_PER_SECOND: u32 = 50;
+/// Most API keys of one person that live.
+pub const API_KEYS: usize = 50;
+/// Revoked API keys that a person's keys remember by id; older ones count as unknown.
+pub const REVOKED_API_KEYS: usize = 128;
+/// Longest name of an API key, in characters.
+pub const API_KEY_NAME_CHARS: usize = 100;
 /// Recent command ids that an aggregate remembers, to recognise a retry.
 pub const RECENT_COMMANDS: usize = 128;
 /// Superseded refresh ids that a session remembers by name; older ones count as long superseded.

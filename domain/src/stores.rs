@@ -84,6 +84,7 @@ pub const ALL: &[Store] = &[
     store(Kind::Table, "accounts", Erasure::SealedAndDeleted),
     store(Kind::Table, "sessions", Erasure::SealedAndDeleted),
     store(Kind::Table, "queries", Erasure::SealedAndDeleted),
+    store(Kind::Table, "api_keys", Erasure::SealedAndDeleted),
     store(Kind::Table, "purged", Erasure::IdsOnly),
     store(Kind::Table, "ledger", Erasure::Nothing),
     store(Kind::Table, "parked", Erasure::IdsOnly),

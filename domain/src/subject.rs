@@ -63,11 +63,19 @@ pub enum Kind {
     Session,
     /// [`crate::query`]
     Query,
+    /// [`crate::api_keys`]
+    ApiKeys,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Account, Self::Email, Self::Session, Self::Query];
+    pub const ALL: [Self; 5] = [
+        Self::Account,
+        Self::Email,
+        Self::Session,
+        Self::Query,
+        Self::ApiKeys,
+    ];
 
     /// Its token in subjects.
     pub const fn as_str(self) -> &'static str {
@@ -76,6 +84,7 @@ impl Kind {
             Self::Email => "email",
             Self::Session => "session",
             Self::Query => "query",
+            Self::ApiKeys => "api_keys",
         }
     }
 }
@@ -218,13 +227,21 @@ pub enum View {
     Sessions,
     /// Queries and their answers.
     Queries,
+    /// API keys.
+    ApiKeys,
     /// What there is about a person, for those who export or erase it.
     Persons,
 }
 
 impl View {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Accounts, Self::Sessions, Self::Queries, Self::Persons];
+    pub const ALL: [Self; 5] = [
+        Self::Accounts,
+        Self::Sessions,
+        Self::Queries,
+        Self::ApiKeys,
+        Self::Persons,
+    ];
 
     /// Its token in subjects.
     pub const fn as_str(self) -> &'static str {
@@ -232,6 +249,7 @@ impl View {
             Self::Accounts => "accounts",
             Self::Sessions => "sessions",
             Self::Queries => "queries",
+            Self::ApiKeys => "api_keys",
             Self::Persons => "persons",
         }
     }

@@ -6,8 +6,9 @@ mod log;
 use domain::{
     Actor, Aggregate, Context, Timestamp,
     account::{self, Account},
+    api_keys::{self, ApiKeys, SecretHash},
     email::{self, Email},
-    id::{AccountId, CommandId, QueryId, RefreshId, SessionId},
+    id::{AccountId, ApiKeyId, CommandId, QueryId, RefreshId, SessionId},
     limits,
     query::{self, Query},
     session::{self, Session},
@@ -162,6 +163,42 @@ fn query_command(order: &QueryOrder, _: &Query, _: u128) -> (query::Command, Act
     }
 }
 
+#[derive(Clone, Debug)]
+enum KeyOrder {
+    CreateBy(u128),
+    /// The key of one of the first commands, by this person.
+    RevokeBy(u128, u128),
+}
+
+fn key_order() -> impl Strategy<Value = KeyOrder> + Clone {
+    prop_oneof![
+        2 => (OWNER..3).prop_map(KeyOrder::CreateBy),
+        1 => (0u128..6, OWNER..3).prop_map(|(key, who)| KeyOrder::RevokeBy(key, who)),
+    ]
+}
+
+fn key_command(order: &KeyOrder, _: &ApiKeys, number: u128) -> (api_keys::Command, Actor) {
+    let key = |n: u128| ApiKeyId::new(Uuid::from_u128(n));
+    match order {
+        KeyOrder::CreateBy(who) => {
+            let create = api_keys::Command::Create {
+                account: account(*who),
+                // Each command makes its own.
+                key: key(number),
+                name: format!("key {number}"),
+                secret_hash: SecretHash::of(&number.to_string()),
+                scopes: api_keys::Scope::ALL.into(),
+                expires_at: None,
+            };
+            (create, Actor::User(account(*who)))
+        }
+        KeyOrder::RevokeBy(n, who) => {
+            let revoke = api_keys::Command::Revoke { key: key(*n) };
+            (revoke, Actor::User(account(*who)))
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn an_account(steps in script(".{0,8}")) {
@@ -186,6 +223,11 @@ proptest! {
     #[test]
     fn a_session(steps in script(session_order())) {
         play(steps, session_command)?;
+    }
+
+    #[test]
+    fn api_keys(steps in script(key_order())) {
+        play(steps, key_command)?;
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What endpoints share.
 
 use crate::{
-    Config,
+    Config, api_keys,
     consistency::Consistency,
     edge::{Call, Key, cors::Origins},
     hub::Hub,
@@ -65,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) views: Views,
     pub(crate) tokens: Tokens,
     pub(crate) revocations: Revocations,
+    pub(crate) api_keys: api_keys::Known,
     pub(crate) consistency: Arc<Consistency>,
     pub(crate) limits: Limits,
     pub(crate) hub: Hub,
@@ -101,6 +102,7 @@ impl App {
             // Needed until the last call has ended, so its end is not waited for: a child's tasks
             // are dropped with the parent's hard signal.
             revocations: Revocations::watch(&nats, &lifecycle.child()),
+            api_keys: api_keys::Known::new(),
             consistency: consistency.clone(),
             limits: Limits::new(config.commands_in_flight, config.questions_in_flight),
             hub: Hub::new(
@@ -155,6 +157,7 @@ impl App {
                 let writer = match &outcome {
                     Outcome::SignedIn { user, .. } => Some(user.id),
                     Outcome::SignedOut
+                    | Outcome::ApiKey { .. }
                     | Outcome::Query { .. }
                     | Outcome::Erasing { .. }
                     | Outcome::Erased => giver,
@@ -189,10 +192,42 @@ impl App {
         Q: Serialize + Sync,
         R: DeserializeOwned,
     {
+        let written = self.consistency.of(user);
+        self.ask_as_of(call, written, view, question).await
+    }
+
+    /// Asks a view on nobody's behalf, at least as new as what the client has seen.
+    ///
+    /// # Errors
+    /// When the view cannot answer now.
+    pub(crate) async fn ask_for_anybody<Q, R>(
+        &self,
+        call: &Call,
+        view: View,
+        question: Q,
+    ) -> Result<R, Failure>
+    where
+        Q: Serialize + Sync,
+        R: DeserializeOwned,
+    {
+        self.ask_as_of(call, 0, view, question).await
+    }
+
+    async fn ask_as_of<Q, R>(
+        &self,
+        call: &Call,
+        written: u64,
+        view: View,
+        question: Q,
+    ) -> Result<R, Failure>
+    where
+        Q: Serialize + Sync,
+        R: DeserializeOwned,
+    {
         let _place = self.limits.question()?;
         let seen = self.seen(call).await?;
         let request = view::Request {
-            at_least: self.consistency.of(user).max(seen),
+            at_least: written.max(seen),
             deadline: infra::clock::now().plus_millis(VIEW_WAIT_MILLIS),
             request_id: call.request_id.to_string(),
             question,

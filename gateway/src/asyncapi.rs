@@ -332,6 +332,7 @@ mod tests {
             "required",
             "items",
             "minItems",
+            "uniqueItems",
             "minimum",
             "maximum",
             "default",

@@ -8,6 +8,7 @@
 //! To add an endpoint: a file under [`rest`] with its `DOC`, its `handle` and its tests, and a line
 //! in [`router`].
 
+mod api_keys;
 mod app;
 mod ask;
 mod asyncapi;

@@ -4,7 +4,7 @@ use crate::{
     app::App,
     edge::{self, seal::seal},
     openapi::Doc,
-    rest::{auth, catalog, documents, health, queries, users, version},
+    rest::{api_keys, auth, catalog, documents, health, queries, users, version},
     socket,
 };
 use axum::{
@@ -25,6 +25,9 @@ pub(crate) const DOCS: &[Doc] = &[
     auth::jwks::WELL_KNOWN,
     users::erase::DOC,
     users::export::DOC,
+    api_keys::create::DOC,
+    api_keys::list::DOC,
+    api_keys::revoke::DOC,
     queries::submit::DOC,
     queries::list::DOC,
     queries::get::DOC,
@@ -52,6 +55,9 @@ fn routes() -> Router<App> {
         .route(auth::jwks::WELL_KNOWN.path, get(auth::jwks::handle))
         .route(users::export::DOC.path, get(users::export::handle))
         .route(users::erase::DOC.path, delete(users::erase::handle))
+        .route(api_keys::create::DOC.path, post(api_keys::create::handle))
+        .route(api_keys::list::DOC.path, get(api_keys::list::handle))
+        .route(api_keys::revoke::DOC.path, delete(api_keys::revoke::handle))
         .route(queries::submit::DOC.path, post(queries::submit::handle))
         .route(queries::list::DOC.path, get(queries::list::handle))
         .route(queries::get::DOC.path, get(queries::get::handle))

@@ -1,4 +1,4 @@
-//! Revoked refresh ids and sessions: written once, known to every gateway at once.
+//! Revoked refresh ids, sessions and API keys: written once, known to every gateway at once.
 //!
 //! A gateway watches the bucket and keeps what is in it, so that a request costs no look-up.
 

@@ -71,6 +71,19 @@ CREATE TABLE sessions (
     last_seq       bigint NOT NULL
 );
 
+CREATE TABLE api_keys (
+    key_id      uuid PRIMARY KEY,
+    account_id  uuid NOT NULL,
+    name        bytea NOT NULL,
+    secret_hash text NOT NULL,
+    scopes      text NOT NULL,
+    created_at  timestamptz NOT NULL,
+    expires_at  timestamptz,
+    revoked_at  timestamptz,
+    last_seq    bigint NOT NULL
+);
+COMMENT ON COLUMN api_keys.scopes IS 'Separated by blanks.';
+
 CREATE TABLE queries (
     query_id          uuid PRIMARY KEY,
     owner             uuid NOT NULL,

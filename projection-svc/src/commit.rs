@@ -3,7 +3,7 @@
 use crate::seal::Seal;
 use async_nats::{HeaderMap, header as nats_header};
 use domain::{
-    account,
+    account, api_keys,
     commit::{Undecodable, decode, header},
     id::AccountId,
     query, session,
@@ -48,6 +48,8 @@ pub(crate) enum Events {
     Session(Vec<session::Event>),
     /// Of a query.
     Query(Vec<query::Event>),
+    /// Of the API keys of a person.
+    ApiKeys(Vec<api_keys::Event>),
     /// Of the claim on an address, which no view shows.
     Email,
     /// Of a person who was erased: nobody knows what they said.
@@ -142,9 +144,14 @@ impl Commit {
     pub(crate) fn erased(&self) -> impl Iterator<Item = AccountId> {
         let events = match &self.events {
             Ok(Events::Account(events)) => events.as_slice(),
-            Ok(Events::Session(_) | Events::Query(_) | Events::Email | Events::Erased) | Err(_) => {
-                &[]
-            }
+            Ok(
+                Events::Session(_)
+                | Events::Query(_)
+                | Events::ApiKeys(_)
+                | Events::Email
+                | Events::Erased,
+            )
+            | Err(_) => &[],
         };
         events.iter().filter_map(|event| match event {
             account::Event::Erased { account, .. } => Some(*account),
@@ -178,7 +185,7 @@ impl Commit {
 fn part(aggregate: &Aggregate) -> u64 {
     match aggregate.kind {
         Kind::Account | Kind::Email | Kind::Session => 0,
-        Kind::Query => aggregate.part(),
+        Kind::Query | Kind::ApiKeys => aggregate.part(),
     }
 }
 
@@ -195,6 +202,7 @@ fn read_events(
         Kind::Account => decode(subject, payload).map(Events::Account),
         Kind::Session => decode(subject, payload).map(Events::Session),
         Kind::Query => decode(subject, payload).map(Events::Query),
+        Kind::ApiKeys => decode(subject, payload).map(Events::ApiKeys),
         Kind::Email => Ok(Events::Email),
     };
     events.map_err(|error| unreadable(types, &error))

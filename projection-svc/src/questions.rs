@@ -1,6 +1,6 @@
 //! Answers to `qry.<view>`, as endpoints of the NATS micro service `projection-svc`.
 
-use crate::view::{Store, Unanswered, accounts, persons, queries, sessions};
+use crate::view::{Store, Unanswered, accounts, api_keys, persons, queries, sessions};
 use async_nats::{
     Client,
     service::{Request, ServiceExt, endpoint::Endpoint},
@@ -104,6 +104,7 @@ impl Desk {
             View::Accounts => self.ask(view, payload, accounts::query).await,
             View::Sessions => self.ask(view, payload, sessions::query).await,
             View::Queries => self.ask(view, payload, queries::query).await,
+            View::ApiKeys => self.ask(view, payload, api_keys::query).await,
             View::Persons => self.ask(view, payload, persons::query).await,
         }
     }

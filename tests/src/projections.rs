@@ -277,7 +277,7 @@ impl Bench {
 /// When they cannot be read.
 pub async fn hash(pool: &PgPool, schema: &str) -> Vec<(String, i64, String)> {
     let mut hashes = Vec::new();
-    for table in ["accounts", "sessions", "queries"] {
+    for table in ["accounts", "sessions", "queries", "api_keys"] {
         let (count, hash): (i64, Option<String>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "SELECT count(*), md5(string_agg(md5(row::text), '' ORDER BY md5(row::text)))
                      FROM {schema}.{table} AS row"

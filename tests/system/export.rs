@@ -1,6 +1,6 @@
 //! A person gets everything that is kept about them, and nothing of anybody else.
 
-use domain::{account::Account, query::Query, session::Session};
+use domain::{account::Account, api_keys::ApiKeys, query::Query, session::Session};
 use futures_util::StreamExt;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -33,6 +33,10 @@ async fn everything_is_handed_over_as_one_document() {
     let questions = (0..QUESTIONS).map(|n| ask(mia.clone(), format!("What does Mia ask, {n}?")));
     let asking = futures_util::stream::iter(questions).buffer_unordered(16);
     asking.collect::<Vec<()>>().await;
+
+    let body = json!({ "name": "ci", "scopes": ["queries:read"] });
+    let (status, key) = mia.post("/v1/api-keys", &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{key}");
 
     let request = mia.request(Method::GET, "/v1/users/me/export");
     let answer = request.send().await.expect("an answer");
@@ -69,6 +73,7 @@ async fn everything_is_handed_over_as_one_document() {
         .parse()
         .expect("an id");
     expected += world.commits::<Account>(account).await.len();
+    expected += world.commits::<ApiKeys>(account).await.len();
     for session in ids("sessions", "session_id") {
         let id = session.parse().expect("an id");
         expected += world.commits::<Session>(id).await.len();
@@ -89,6 +94,10 @@ async fn everything_is_handed_over_as_one_document() {
         let mut event = event.clone();
         if event["type"] == "account.registered.v1" {
             event["data"]["password_hash"] = "left out".into();
+        }
+        if event["type"] == "api_keys.created.v1" {
+            assert!(event["data"]["secret_hash"].is_null(), "the hash of a key");
+            event["data"]["secret_hash"] = "left out".into();
         }
         assert_eq!(violations(&event), Vec::<String>::new());
     }

@@ -8,6 +8,7 @@
 mod accounts;
 mod admin;
 mod analysts;
+mod api_keys;
 mod architecture;
 mod archive;
 mod bounded;

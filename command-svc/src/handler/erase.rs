@@ -7,7 +7,7 @@ use domain::{
     Actor, Aggregate,
     account::{Account, Command, Refused},
     email::{self, Email},
-    id::{AccountId, EmailId, SessionId},
+    id::{AccountId, EmailId},
     wire::{command::Outcome, error::Code},
 };
 use infra::{
@@ -58,7 +58,7 @@ pub(super) async fn handle(
             })
         })?;
     // Gateways know tokens to be worthless by the id of their account as well.
-    end(shared, SessionId::new(account.uuid())).await;
+    end(shared, account.uuid()).await;
     match done.state {
         Account::Erasing { since, .. } => Ok((done.seq, Outcome::Erasing { since })),
         Account::Absent | Account::Active(_) | Account::Erased => Err(not_found()),

@@ -31,6 +31,6 @@ pub(super) async fn handle(
                 }
             })
         })?;
-    end(shared, session).await;
+    end(shared, session.uuid()).await;
     Ok((done.seq, Outcome::SignedOut))
 }

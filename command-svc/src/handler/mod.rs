@@ -1,5 +1,6 @@
 //! Taking commands from the bus.
 
+mod api_keys;
 mod erase;
 mod login;
 mod logout;
@@ -16,6 +17,7 @@ use crate::{
 use async_nats::{Client, service::ServiceExt};
 use domain::{
     account::{Account, Profile},
+    api_keys::ApiKeys,
     authority,
     id::SessionId,
     query::Query,
@@ -54,6 +56,7 @@ struct Shared {
     accounts: Cache<Account>,
     sessions: Cache<Session>,
     queries: Cache<Query>,
+    api_keys: Cache<ApiKeys>,
 }
 
 impl Handlers {
@@ -72,6 +75,7 @@ impl Handlers {
             accounts: Cache::default(),
             sessions: Cache::default(),
             queries: Cache::default(),
+            api_keys: Cache::default(),
         }))
     }
 
@@ -125,6 +129,9 @@ impl Handlers {
             Body::FinishErasure { account, email } => {
                 erase::finish(shared, cx, account, email).await
             }
+            Body::CreateApiKey { .. } | Body::RevokeApiKey { .. } => {
+                api_keys::handle(shared, cx, request.body).await
+            }
             Body::SubmitQuery {
                 query,
                 named,
@@ -168,7 +175,7 @@ pub async fn serve(
         .start("command-svc", env!("CARGO_PKG_VERSION"))
         .await?;
     let permits = Arc::new(Semaphore::new(in_work.min(Semaphore::MAX_PERMITS)));
-    for kind in [Kind::Account, Kind::Session, Kind::Query] {
+    for kind in [Kind::Account, Kind::Session, Kind::Query, Kind::ApiKeys] {
         let subject = subject::command(kind);
         let mut endpoint = service
             .endpoint_builder()

@@ -10,6 +10,7 @@ use domain::{
 };
 use infra::{event_store::Provenance, revocations, telemetry};
 use tracing::warn;
+use uuid::Uuid;
 
 pub(super) async fn handle(
     shared: &Shared,
@@ -43,17 +44,18 @@ pub(super) async fn handle(
         }
         // This was the reuse of a superseded token, and it ended the session.
         Session::Revoked { .. } => {
-            end(shared, session).await;
+            end(shared, session.uuid()).await;
             Err(refused(Refused::Revoked))
         }
         Session::Open(_) | Session::Absent | Session::Erased => Err(refused(Refused::Revoked)),
     }
 }
 
-/// Lets gateways know at once; the policy does the same durably if this does not work.
-pub(super) async fn end(shared: &Shared, session: SessionId) {
+/// Lets gateways know at once that what has this id is worthless; the policy does the same durably
+/// if this does not work.
+pub(super) async fn end(shared: &Shared, id: Uuid) {
     let ttl = limits::REFRESH_TOKEN_SECS;
-    if let Err(error) = revocations::revoke(&shared.client, session.uuid(), ttl).await {
+    if let Err(error) = revocations::revoke(&shared.client, id, ttl).await {
         warn!(
             reason = telemetry::chain(&error),
             "a revocation is left to the policy"

@@ -4,6 +4,7 @@ use super::{ENTRIES, Entry, compatible::broken, upcasts};
 use crate::{
     Aggregate, Timestamp,
     account::Account,
+    api_keys::ApiKeys,
     commit::{self, CloudEvent},
     email::Email,
     id::CommandId,
@@ -22,7 +23,7 @@ use std::{
 use uuid::Uuid;
 
 /// Events that follow each other in the life of one aggregate. Every type is in one of them.
-const LIVES: [(Kind, &[&str]); 8] = [
+const LIVES: [(Kind, &[&str]); 9] = [
     (Kind::Account, &["account.registered.v1"]),
     (
         Kind::Account,
@@ -56,6 +57,10 @@ const LIVES: [(Kind, &[&str]); 8] = [
     (Kind::Query, &["query.submitted.v1", "query.failed.v1"]),
     (Kind::Query, &["query.submitted.v1", "query.cancelled.v1"]),
     (Kind::Query, &["query.submitted.v1", "query.cancelled.v2"]),
+    (
+        Kind::ApiKeys,
+        &["api_keys.created.v1", "api_keys.revoked.v1"],
+    ),
 ];
 
 fn file(name: &str) -> PathBuf {
@@ -80,6 +85,7 @@ fn written() -> BTreeMap<String, (Kind, Value)> {
         .chain(of::<Email>())
         .chain(of::<Session>())
         .chain(of::<Query>())
+        .chain(of::<ApiKeys>())
         .collect()
 }
 
@@ -186,6 +192,7 @@ fn every_event_of_every_version_folds_and_what_is_written_is_written_back() {
                 Kind::Email => fold::<Email>(names),
                 Kind::Session => fold::<Session>(names),
                 Kind::Query => fold::<Query>(names),
+                Kind::ApiKeys => fold::<ApiKeys>(names),
             };
             json!({ "events": names, "state": state })
         })

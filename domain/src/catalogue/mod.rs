@@ -15,7 +15,7 @@ mod compatible;
 mod golden;
 
 use crate::{
-    account, email, query, session,
+    account, api_keys, email, query, session,
     subject::Kind,
     upcast::{Recorded, Upcast},
 };
@@ -59,6 +59,8 @@ entries! {
     Query "query.failed.v1";
     Query "query.cancelled.v1";
     Query "query.cancelled.v2";
+    ApiKeys "api_keys.created.v1";
+    ApiKeys "api_keys.revoked.v1";
 }
 
 impl Entry {
@@ -100,5 +102,6 @@ const fn upcasts(kind: Kind) -> &'static [Upcast] {
         Kind::Email => email::Event::UPCASTS,
         Kind::Session => session::Event::UPCASTS,
         Kind::Query => query::Event::UPCASTS,
+        Kind::ApiKeys => api_keys::Event::UPCASTS,
     }
 }

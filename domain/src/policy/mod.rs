@@ -3,7 +3,7 @@
 //! is therefore safe to repeat, and safe to come late.
 //!
 //! One policy per file; to add one, write its `react` and list it in [`react_to_query`],
-//! [`react_to_session`] or [`react_to_account`]. A policy that gives a command derives the command's id from what causes it
+//! [`react_to_session`], [`react_to_account`] or [`react_to_api_keys`]. A policy that gives a command derives the command's id from what causes it
 //! and from its own name, so that a repeat is known as one.
 
 mod close_stream;
@@ -11,10 +11,11 @@ mod enqueue_job;
 mod erase_person;
 mod open_stream;
 mod query_timeout;
+mod revoke_api_keys;
 mod revoke_tokens;
 
 use crate::{
-    Timestamp, account,
+    Timestamp, account, api_keys,
     commit::{self, Undecodable},
     id::{AccountId, CommandId, QueryId},
     limits, query, session,
@@ -68,9 +69,9 @@ pub enum Reaction {
         /// When it ended.
         at: Timestamp,
     },
-    /// Make a refresh id or a session worthless at every gateway.
+    /// Make a refresh id, a session or an API key worthless at every gateway.
     Revoke {
-        /// The `jti` or `sid`.
+        /// The `jti`, the `sid` or the key's id.
         key: uuid::Uuid,
         /// How long tokens that name it could live, in seconds.
         ttl_secs: i64,
@@ -157,6 +158,9 @@ pub fn react(
             .map(|events: Vec<session::Event>| events.iter().flat_map(react_to_session).collect()),
         Kind::Account => commit::decode(subject, payload)
             .map(|events: Vec<account::Event>| events.iter().flat_map(react_to_account).collect()),
+        Kind::ApiKeys => commit::decode(subject, payload).map(|events: Vec<api_keys::Event>| {
+            events.iter().flat_map(react_to_api_keys).collect()
+        }),
         // Nothing follows from its events.
         Kind::Email => Ok(vec![]),
     }
@@ -183,6 +187,11 @@ pub fn react_to_account(event: &account::Event) -> Vec<Reaction> {
 /// What follows from an event of a session.
 pub fn react_to_session(event: &session::Event) -> Vec<Reaction> {
     revoke_tokens::react(event)
+}
+
+/// What follows from an event of a person's API keys.
+pub fn react_to_api_keys(event: &api_keys::Event) -> Vec<Reaction> {
+    revoke_api_keys::react(event)
 }
 
 /// What follows from a timer that is due.

@@ -5,7 +5,8 @@
 
 use crate::{
     Actor, Fingerprint, Timestamp,
-    id::{AccountId, CommandId, EmailId, QueryId, RefreshId, SessionId},
+    api_keys::{Scope, SecretHash},
+    id::{AccountId, ApiKeyId, CommandId, EmailId, QueryId, RefreshId, SessionId},
     query::{Answer, Status, Submission},
     subject::Kind,
     wire::{
@@ -14,6 +15,7 @@ use crate::{
     },
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A command with what belongs to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,6 +88,24 @@ pub enum Body {
         /// The claim on its address.
         email: EmailId,
     },
+    /// Make an API key for whoever gives the command.
+    CreateApiKey {
+        /// Its id.
+        key: ApiKeyId,
+        /// What the person calls it, checked.
+        name: String,
+        /// The hash of the whole key, which is shown once and stored nowhere.
+        secret_hash: SecretHash,
+        /// What it may be used for.
+        scopes: BTreeSet<Scope>,
+        /// From when on it is worthless.
+        expires_at: Option<Timestamp>,
+    },
+    /// Make an API key of whoever gives the command worthless.
+    RevokeApiKey {
+        /// Which.
+        key: ApiKeyId,
+    },
     /// Ask.
     SubmitQuery {
         /// The query's id: the client's own, derived from a key or a reference, or fresh.
@@ -140,13 +160,15 @@ pub enum Via {
 
 impl Body {
     /// The names of all commands.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 13] = [
         "register",
         "login",
         "refresh",
         "logout",
         "erase_account",
         "finish_erasure",
+        "create_api_key",
+        "revoke_api_key",
         "submit_query",
         "start_query",
         "complete_query",
@@ -163,6 +185,8 @@ impl Body {
             Self::Logout { .. } => "logout",
             Self::EraseAccount { .. } => "erase_account",
             Self::FinishErasure { .. } => "finish_erasure",
+            Self::CreateApiKey { .. } => "create_api_key",
+            Self::RevokeApiKey { .. } => "revoke_api_key",
             Self::SubmitQuery { .. } => "submit_query",
             Self::StartQuery { .. } => "start_query",
             Self::CompleteQuery { .. } => "complete_query",
@@ -179,6 +203,7 @@ impl Body {
             | Self::EraseAccount { .. }
             | Self::FinishErasure { .. } => Kind::Account,
             Self::Refresh { .. } | Self::Logout { .. } => Kind::Session,
+            Self::CreateApiKey { .. } | Self::RevokeApiKey { .. } => Kind::ApiKeys,
             Self::SubmitQuery { .. }
             | Self::StartQuery { .. }
             | Self::CompleteQuery { .. }
@@ -194,6 +219,7 @@ impl Body {
     pub fn fingerprint(&self, key: &str) -> Fingerprint {
         let mut parts = vec![self.name()];
         let ids: [String; 2];
+        let options;
         match self {
             Self::Register { email, name, .. } => parts.extend([email, name].map(String::as_str)),
             Self::Login {
@@ -223,6 +249,28 @@ impl Body {
             Self::SubmitQuery { submission, .. } => {
                 parts.extend([&submission.text, &submission.operation].map(String::as_str));
                 parts.extend(submission.file_ids.iter().map(String::as_str));
+                if let Some(wanted) = &submission.options {
+                    options = serde_json::to_string(wanted).unwrap_or_default();
+                    parts.extend(["options", &options]);
+                }
+            }
+            // Its secret is another one with each attempt.
+            Self::CreateApiKey {
+                name,
+                scopes,
+                expires_at,
+                ..
+            } => {
+                parts.push(name);
+                parts.extend(scopes.iter().map(|scope| scope.as_str()));
+                if let Some(end) = expires_at {
+                    ids = [end.to_string(), String::new()];
+                    parts.extend(["until", &ids[0]]);
+                }
+            }
+            Self::RevokeApiKey { key } => {
+                ids = [key.to_string(), String::new()];
+                parts.push(&ids[0]);
             }
             Self::StartQuery { query, .. }
             | Self::CompleteQuery { query, .. }
@@ -291,6 +339,11 @@ pub enum Outcome {
     },
     /// A person is forgotten.
     Erased,
+    /// An API key is there, or is worthless.
+    ApiKey {
+        /// Which.
+        key: ApiKeyId,
+    },
     /// A query is known.
     Query {
         /// Its id, which is another one than sent if an identical query was found.

@@ -3,10 +3,12 @@
 use crate::{
     Timestamp,
     account::Tier,
-    id::{AccountId, QueryId, SessionId},
+    api_keys::Scope,
+    id::{AccountId, ApiKeyId, QueryId, SessionId},
     query::Status,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A person, as clients see one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,21 @@ pub struct SessionItem {
     pub created_at: Timestamp,
     /// When it was opened or last refreshed.
     pub last_seen_at: Timestamp,
+}
+
+/// An API key, as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeyItem {
+    /// The key's id, which is not the key.
+    pub id: ApiKeyId,
+    /// What the person calls it.
+    pub name: String,
+    /// What it may be used for.
+    pub scopes: BTreeSet<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it is worthless.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A query, as its owner sees it.

@@ -2,12 +2,14 @@
 
 use crate::{
     Timestamp,
-    id::{AccountId, QueryId},
+    api_keys::{Scope, SecretHash},
+    id::{AccountId, ApiKeyId, QueryId},
     query::Status,
     subject::Kind,
-    wire::rest::{QueryItem, SessionItem, User},
+    wire::rest::{ApiKeyItem, QueryItem, SessionItem, User},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// A question to a view, on [`crate::subject::View::subject`].
@@ -99,6 +101,46 @@ pub struct QueryPage {
     pub items: Vec<QueryItem>,
     /// The place of the last one, if there are more.
     pub next: Option<Place>,
+}
+
+/// Questions to [`crate::subject::View::ApiKeys`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum ApiKeys {
+    /// A person's keys that live, newest first.
+    List {
+        /// Whose.
+        account: AccountId,
+    },
+    /// What it takes to check a key that a request came with.
+    Find {
+        /// The key's id.
+        key: ApiKeyId,
+    },
+}
+
+/// The answer to [`ApiKeys`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiKeysFound {
+    /// To [`ApiKeys::List`].
+    List(Vec<ApiKeyItem>),
+    /// To [`ApiKeys::Find`]; nothing for a key that is unknown or revoked, or whose person is
+    /// inactive.
+    Key(Option<KnownKey>),
+}
+
+/// A key that lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownKey {
+    /// Whose it is.
+    pub account: AccountId,
+    /// The hash of the whole key.
+    pub secret_hash: SecretHash,
+    /// What it may be used for.
+    pub scopes: BTreeSet<Scope>,
+    /// From when on it is worthless.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Questions to [`crate::subject::View::Persons`], which are answered for an account that is being

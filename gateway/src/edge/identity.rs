@@ -1,15 +1,25 @@
-//! Who calls: the bearer token of a request.
+//! Who calls: the bearer token of a request, an access token or an API key.
+//!
+//! Which extractor an endpoint takes says who may use it: [`Identity`] for persons who have signed
+//! in, [`Caller`] for API keys as well, and for which.
 
 use super::Error;
-use crate::{app::App, tokens};
+use crate::{
+    api_keys::{self, text},
+    app::App,
+    edge::Call,
+    tokens,
+};
 use axum::extract::FromRequestParts;
 use domain::{
+    api_keys::Scope,
     id::{AccountId, SessionId},
     wire::error::{Code, Failure},
 };
 use http::{HeaderMap, header, request::Parts};
+use std::marker::PhantomData;
 
-/// A signed-in caller. As an extractor it refuses everybody else.
+/// A person who has signed in. As an extractor it refuses everybody else, API keys included.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Identity {
     pub(crate) user: AccountId,
@@ -61,10 +71,68 @@ impl FromRequestParts<App> for Identity {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
-        let token = bearer(&parts.headers)
-            .ok_or_else(|| tokens::invalid("Authorization header is missing or malformed"))?;
+        let token = demand_bearer(&parts.headers)?;
+        if token.starts_with(text::PREFIX) {
+            let message = "An API key may not do this: sign in";
+            return Err(Error::new(Code::AuthPermissionDenied, message));
+        }
         Ok(Self::of_token(app, token)?)
     }
+}
+
+/// Whoever may do something: a person who has signed in, or an API key that was made for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller<P> {
+    pub(crate) user: AccountId,
+    purpose: PhantomData<P>,
+}
+
+/// What an API key may be used for.
+pub(crate) trait Purpose: Send {
+    /// The scope that it takes; `None` for what any key may do.
+    const SCOPE: Option<Scope>;
+}
+
+/// Seeing queries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reads;
+
+/// Asking, and giving queries up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writes;
+
+impl Purpose for Reads {
+    const SCOPE: Option<Scope> = Some(Scope::QueriesRead);
+}
+
+impl Purpose for Writes {
+    const SCOPE: Option<Scope> = Some(Scope::QueriesWrite);
+}
+
+impl<P: Purpose> FromRequestParts<App> for Caller<P> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        let token = demand_bearer(&parts.headers)?;
+        let user = if token.starts_with(text::PREFIX) {
+            let call = parts.extensions.get::<Call>().cloned().unwrap_or_default();
+            let key = api_keys::check(app, &call, token).await?;
+            if let Some(scope) = P::SCOPE {
+                key.demand(scope)?;
+            }
+            key.user
+        } else {
+            Identity::of_token(app, token)?.user
+        };
+        Ok(Self {
+            user,
+            purpose: PhantomData,
+        })
+    }
+}
+
+fn demand_bearer(headers: &HeaderMap) -> Result<&str, Failure> {
+    bearer(headers).ok_or_else(|| tokens::invalid("Authorization header is missing or malformed"))
 }
 
 /// The token of an `Authorization: Bearer` header.

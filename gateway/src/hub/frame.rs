@@ -64,30 +64,10 @@ impl Entry {
     /// The last update of a query whose stream has expired, from the read model. How many came
     /// before is not known any more; for a client that has seen `from_seq`, it is the next.
     pub(crate) fn ending(item: &QueryItem, from_seq: u32) -> Self {
-        let terminal = match item.status {
-            Status::Completed => Terminal::Completed {
-                answer: Answer {
-                    response_text: item.response_text.clone().unwrap_or_default(),
-                    model_used: item.model_used.clone().unwrap_or_default(),
-                    confidence: item.confidence,
-                    latency_ms: item.latency_ms.unwrap_or_default(),
-                    finish_reason: "stop".into(),
-                    usage: Usage::default(),
-                    chunks: 0,
-                },
-            },
-            Status::Cancelled => Terminal::Cancelled,
-            Status::Failed | Status::Queued | Status::Processing | Status::Streaming => {
-                Terminal::Failed {
-                    code: Code::QueryProcessingError,
-                    message: "The query failed".into(),
-                }
-            }
-        };
         let message = Message {
             seq: from_seq.saturating_add(1),
             at: item.completed_at.unwrap_or(item.created_at),
-            body: Body::Terminal(terminal),
+            body: Body::Terminal(terminal_of(item)),
             log_seq: None,
         };
         Self::of(item.query_id, &message)
@@ -96,6 +76,30 @@ impl Entry {
     /// The `data` of the update alone, as JSON.
     pub(crate) fn data(&self) -> &str {
         self.frame.as_str().get(self.data.clone()).unwrap_or("{}")
+    }
+}
+
+/// How a query ended whose stream has expired, from the read model.
+pub(crate) fn terminal_of(item: &QueryItem) -> Terminal {
+    match item.status {
+        Status::Completed => Terminal::Completed {
+            answer: Answer {
+                response_text: item.response_text.clone().unwrap_or_default(),
+                model_used: item.model_used.clone().unwrap_or_default(),
+                confidence: item.confidence,
+                latency_ms: item.latency_ms.unwrap_or_default(),
+                finish_reason: "stop".into(),
+                usage: Usage::default(),
+                chunks: 0,
+            },
+        },
+        Status::Cancelled => Terminal::Cancelled,
+        Status::Failed | Status::Queued | Status::Processing | Status::Streaming => {
+            Terminal::Failed {
+                code: Code::QueryProcessingError,
+                message: "The query failed".into(),
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod key;
 mod merge;
 
 pub(crate) use feed::Follower;
-pub(crate) use frame::{Entry, encode};
+pub(crate) use frame::{Entry, encode, terminal_of};
 
 use crate::{
     consistency::Consistency,

@@ -5,7 +5,7 @@ use crate::{
     edge::{idempotency, request_id},
     router::DOCS,
 };
-use domain::wire::error::Code;
+use domain::{api_keys::Scope, wire::error::Code};
 use std::collections::BTreeMap;
 use utoipa::openapi::{
     Components, Content, Header, Info, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr,
@@ -16,6 +16,10 @@ use utoipa::openapi::{
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 
+/// The names of what callers show.
+const BEARER: &str = "bearer";
+const API_KEY: &str = "api_key";
+
 const SCHEMAS: &str = include_str!("schemas.json");
 
 /// What an endpoint is for. The errors that every endpoint of its kind has are added.
@@ -24,12 +28,22 @@ pub(crate) struct Doc {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     summary: &'static str,
-    signed_in: bool,
+    callers: Callers,
     parameters: &'static [&'static str],
     headers: &'static [&'static str],
     takes: Option<&'static str>,
     answers: (u16, &'static str),
     refuses: &'static [Code],
+}
+
+/// Who may use an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Callers {
+    Everybody,
+    /// Persons who have signed in.
+    Persons,
+    /// They, and API keys, of this scope where one is named.
+    PersonsAndKeys(Option<Scope>),
 }
 
 /// The methods in use.
@@ -57,7 +71,7 @@ impl Doc {
             method,
             path,
             summary,
-            signed_in: false,
+            callers: Callers::Everybody,
             parameters: &[],
             headers: &[],
             takes: None,
@@ -78,10 +92,20 @@ impl Doc {
         Self::new(Method::Delete, path, summary)
     }
 
-    /// Needs a bearer token.
+    /// Needs an access token.
     pub(crate) const fn signed_in(mut self) -> Self {
-        self.signed_in = true;
+        self.callers = Callers::Persons;
         self
+    }
+
+    /// Needs an access token or an API key, of this scope where one is named.
+    pub(crate) const fn by_key(mut self, scope: Option<Scope>) -> Self {
+        self.callers = Callers::PersonsAndKeys(scope);
+        self
+    }
+
+    fn is_guarded(&self) -> bool {
+        self.callers != Callers::Everybody
     }
 
     /// Optional parameters of the URL's query.
@@ -116,8 +140,20 @@ impl Doc {
 
     fn codes(&self) -> Vec<Code> {
         let mut codes = self.refuses.to_vec();
-        if self.signed_in {
-            codes.extend([Code::AuthTokenInvalid, Code::AuthTokenExpired]);
+        match self.callers {
+            Callers::Everybody => {}
+            // An API key is refused as well.
+            Callers::Persons | Callers::PersonsAndKeys(Some(_)) => codes.extend([
+                Code::AuthTokenInvalid,
+                Code::AuthTokenExpired,
+                Code::AuthUserNotFound,
+                Code::AuthPermissionDenied,
+            ]),
+            Callers::PersonsAndKeys(None) => codes.extend([
+                Code::AuthTokenInvalid,
+                Code::AuthTokenExpired,
+                Code::AuthUserNotFound,
+            ]),
         }
         if self.takes.is_some() {
             codes.extend([
@@ -136,7 +172,7 @@ impl Doc {
 
     /// The headers that every endpoint of its kind takes.
     fn own_headers(&self) -> &'static [&'static str] {
-        match (self.method, self.signed_in) {
+        match (self.method, self.is_guarded()) {
             (Method::Post, _) => &[idempotency::HEADER],
             (Method::Get, true) => &[request_id::CONSISTENCY],
             (Method::Get, false) | (Method::Delete, _) => &[],
@@ -166,9 +202,14 @@ impl Doc {
                 .build();
             operation = operation.request_body(Some(body));
         }
-        if self.signed_in {
-            let bearer = SecurityRequirement::new("bearer", Vec::<String>::new());
+        if self.is_guarded() {
+            let bearer = SecurityRequirement::new(BEARER, Vec::<String>::new());
             operation = operation.security(bearer);
+        }
+        // OpenAPI 3.1 lets a requirement name the roles that it takes.
+        if let Callers::PersonsAndKeys(scope) = self.callers {
+            let scopes: Vec<&str> = scope.iter().map(|scope| scope.as_str()).collect();
+            operation = operation.security(SecurityRequirement::new(API_KEY, scopes));
         }
         let (status, schema) = self.answers;
         let mut done = answer(status, schema);
@@ -222,9 +263,14 @@ fn components() -> Components {
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("JWT")
         .build();
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("amk_…")
+        .build();
     ComponentsBuilder::new()
         .schemas_from_iter(schemas)
-        .security_scheme("bearer", SecurityScheme::Http(bearer))
+        .security_scheme(BEARER, SecurityScheme::Http(bearer))
+        .security_scheme(API_KEY, SecurityScheme::Http(key))
         .build()
 }
 
@@ -336,6 +382,7 @@ pub(crate) fn example_user() -> domain::wire::rest::User {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rest::api_keys;
     use serde_json::{Value, json};
 
     fn value() -> Value {
@@ -362,7 +409,13 @@ mod tests {
                 let text = response["description"].as_str().unwrap();
                 assert!(text.contains(code.as_str()), "{}: {text}", doc.path);
             }
-            assert_eq!(operation["security"].is_array(), doc.signed_in);
+            let ways = operation["security"].as_array().map_or(0, Vec::len);
+            let wanted = match doc.callers {
+                Callers::Everybody => 0,
+                Callers::Persons => 1,
+                Callers::PersonsAndKeys(_) => 2,
+            };
+            assert_eq!(ways, wanted, "{}", doc.path);
             for schema in doc.takes.into_iter().chain([doc.answers.1]) {
                 assert!(known.contains_key(schema), "{schema}");
             }
@@ -404,5 +457,9 @@ mod tests {
         same_keys("QueryItem", &serde_json::to_value(item).unwrap());
         let event_type = crate::rest::catalog::example();
         same_keys("EventType", &serde_json::to_value(event_type).unwrap());
+        let key = api_keys::example();
+        same_keys("ApiKey", &serde_json::to_value(key).unwrap());
+        let made = api_keys::create::example();
+        same_keys("ApiKeyMade", &serde_json::to_value(made).unwrap());
     }
 }

@@ -1,5 +1,6 @@
 //! REST, one endpoint per file.
 
+pub(crate) mod api_keys;
 pub(crate) mod auth;
 pub(crate) mod catalog;
 pub(crate) mod documents;

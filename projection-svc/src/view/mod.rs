@@ -4,6 +4,7 @@
 //! [`crate::questions`], its name in [`domain::subject::View`].
 
 pub(crate) mod accounts;
+pub(crate) mod api_keys;
 mod fold;
 pub(crate) mod persons;
 pub(crate) mod queries;
@@ -80,6 +81,7 @@ pub(crate) struct Batch {
     accounts: accounts::Changes,
     sessions: sessions::Changes,
     queries: queries::Changes,
+    api_keys: api_keys::Changes,
     persons: persons::Changes,
 }
 
@@ -90,6 +92,7 @@ impl Batch {
             accounts: accounts::changes(),
             sessions: sessions::changes(),
             queries: queries::changes(),
+            api_keys: api_keys::changes(),
             persons: persons::Changes::default(),
         }
     }
@@ -112,6 +115,9 @@ impl Batch {
             Events::Query(events) => events
                 .iter()
                 .try_for_each(|event| queries::apply(&mut self.queries, event, seq, seal)),
+            Events::ApiKeys(events) => events
+                .iter()
+                .try_for_each(|event| api_keys::apply(&mut self.api_keys, event, seq, seal)),
             Events::Email | Events::Erased => Ok(()),
         }
     }
@@ -121,6 +127,7 @@ impl Batch {
         accounts::write(&self.accounts, connection).await?;
         sessions::write(&self.sessions, connection).await?;
         queries::write(&self.queries, connection).await?;
+        api_keys::write(&self.api_keys, connection).await?;
         // What the batch has written before about persons who are erased in it goes as well.
         Ok(self.persons.write(connection).await?)
     }

@@ -61,6 +61,7 @@ impl Changes {
         if !self.erased.is_empty() {
             for statement in [
                 "DELETE FROM queries WHERE owner = ANY($1)",
+                "DELETE FROM api_keys WHERE account_id = ANY($1)",
                 "DELETE FROM sessions WHERE account_id = ANY($1)",
                 "DELETE FROM accounts WHERE account_id = ANY($1)",
             ] {
@@ -114,6 +115,12 @@ async fn aggregates(
             "SELECT session_id AS id, revoked_at IS NOT NULL AS ended, created_at, last_seq
              FROM sessions WHERE account_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3"
         }
+        // All of a person's keys are one aggregate, which never ends.
+        Kind::ApiKeys => {
+            "SELECT account_id AS id, false AS ended, min(created_at) AS created_at,
+                    max(last_seq) AS last_seq
+             FROM api_keys WHERE account_id = $1 AND account_id > $2 GROUP BY account_id LIMIT $3"
+        }
         Kind::Email => return Ok(Vec::new()),
     };
     let rows: Vec<Row> = sqlx::query_as(statement)
@@ -166,10 +173,11 @@ async fn events(
     })
 }
 
-/// What a person gets to see: not even to themselves the hash of their password is shown.
+/// What a person gets to see: not even to themselves hashes of passwords and keys are shown.
 fn without_secrets(mut event: Value) -> Value {
     if let Some(data) = event.get_mut("data").and_then(Value::as_object_mut) {
         data.remove("password_hash");
+        data.remove("secret_hash");
     }
     event
 }

@@ -1,6 +1,6 @@
 //! The log as a reader finds it, decoded.
 
-use domain::{Aggregate, account, commit, email, query, session, subject};
+use domain::{Aggregate, account, api_keys, commit, email, query, session, subject};
 use infra::{
     direct_get,
     sealing::{
@@ -35,6 +35,8 @@ pub enum Events {
     Session(Vec<session::Event>),
     /// Of a query.
     Query(Vec<query::Event>),
+    /// Of the API keys of a person.
+    ApiKeys(Vec<api_keys::Event>),
     /// Of a person who was erased.
     Erased,
     /// What this program does not understand, with the reason.
@@ -107,6 +109,9 @@ impl Events {
                 decoded::<session::Session>(subject, payload, Events::Session)
             }
             subject::Kind::Query => decoded::<query::Query>(subject, payload, Events::Query),
+            subject::Kind::ApiKeys => {
+                decoded::<api_keys::ApiKeys>(subject, payload, Events::ApiKeys)
+            }
         }
     }
 }

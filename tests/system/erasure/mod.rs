@@ -63,6 +63,7 @@ async fn erased(world: &World, client: &Client) {
         }
         let rows: i64 = sqlx::query_scalar(
             "SELECT (SELECT count(*) FROM rm.queries WHERE owner = $1)
+                  + (SELECT count(*) FROM rm.api_keys WHERE account_id = $1)
                   + (SELECT count(*) FROM rm.sessions WHERE account_id = $1)
                   + (SELECT count(*) FROM rm.accounts WHERE account_id = $1)",
         )

@@ -3,7 +3,7 @@
 use super::parse;
 use crate::{
     app::{App, Order},
-    edge::{Call, Error, Identity, Key},
+    edge::{Call, Caller, Error, Key, Writes},
     openapi::Doc,
 };
 use axum::{
@@ -12,13 +12,14 @@ use axum::{
 };
 use domain::{
     Actor,
+    api_keys::Scope,
     id::QueryId,
     wire::{command::Body, error::Code},
 };
 use serde::Serialize;
 
 pub(crate) const DOC: Doc = Doc::post("/v1/queries/{id}/cancel", "End a query without an answer")
-    .signed_in()
+    .by_key(Some(Scope::QueriesWrite))
     .answers(200, "Cancelled")
     .refuses(&[Code::NotFound, Code::Conflict]);
 
@@ -31,14 +32,14 @@ pub(crate) struct Cancelled {
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
-    identity: Identity,
+    caller: Caller<Writes>,
     key: Key,
     Path(id): Path<String>,
 ) -> Result<Json<Cancelled>, Error> {
     let query = parse(&id)?;
-    let who = format!("{}/{query}", identity.user);
+    let who = format!("{}/{query}", caller.user);
     let order = Order::new(&key, &who, "cancel", Body::CancelQuery { query });
-    app.order(&call, Actor::User(identity.user), order).await?;
+    app.order(&call, Actor::User(caller.user), order).await?;
     Ok(Json(Cancelled {
         query_id: query,
         status: "cancelled",

@@ -3,7 +3,7 @@
 use super::{Source, follow_as_seen, parse};
 use crate::{
     app::App,
-    edge::{Call, Error, Identity, Params},
+    edge::{Call, Caller, Error, Params, Reads},
     hub::Entry,
     openapi::Doc,
 };
@@ -11,14 +11,14 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use domain::wire::error::Code;
+use domain::{api_keys::Scope, wire::error::Code};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
 pub(crate) const DOC: Doc = Doc::get("/v1/queries/{id}/events", "The updates of a query so far")
-    .signed_in()
+    .by_key(Some(Scope::QueriesRead))
     .parameters(&["from_seq"])
     .answers(200, "QueryEvents")
     .refuses(&[Code::NotFound]);
@@ -32,14 +32,14 @@ pub(crate) struct Event {
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
-    identity: Identity,
+    caller: Caller<Reads>,
     Path(id): Path<String>,
     params: Params,
 ) -> Result<Json<Vec<Event>>, Error> {
     let query = parse(&id)?;
     let from_seq = params.parsed("from_seq")?.unwrap_or(0);
     let bell = Arc::new(Notify::new());
-    let entries = match follow_as_seen(&app, &call, identity.user, query, bell).await? {
+    let entries = match follow_as_seen(&app, &call, caller.user, query, bell).await? {
         Source::Stream(follower) => follower.after(from_seq, usize::MAX),
         Source::Ended(item) => vec![Entry::ending(&item, from_seq)],
     };

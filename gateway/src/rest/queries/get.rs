@@ -3,26 +3,29 @@
 use super::parse;
 use crate::{
     app::App,
-    edge::{Call, Error, Identity},
+    edge::{Call, Caller, Error, Reads},
     openapi::Doc,
 };
 use axum::{
     Json,
     extract::{Path, State},
 };
-use domain::wire::{error::Code, rest::QueryItem};
+use domain::{
+    api_keys::Scope,
+    wire::{error::Code, rest::QueryItem},
+};
 
 pub(crate) const DOC: Doc = Doc::get("/v1/queries/{id}", "One query")
-    .signed_in()
+    .by_key(Some(Scope::QueriesRead))
     .answers(200, "QueryItem")
     .refuses(&[Code::NotFound]);
 
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
-    identity: Identity,
+    caller: Caller<Reads>,
     Path(id): Path<String>,
 ) -> Result<Json<QueryItem>, Error> {
-    let item = app.query(&call, identity.user, parse(&id)?).await?;
+    let item = app.query(&call, caller.user, parse(&id)?).await?;
     item.map(Json).ok_or_else(|| Error::not_found("Query"))
 }

@@ -3,11 +3,12 @@
 use crate::{
     app::App,
     ask::is_operation,
-    edge::{Call, Error, Identity, Params},
+    edge::{Call, Caller, Error, Params, Reads},
     openapi::Doc,
 };
 use axum::{Json, extract::State};
 use domain::{
+    api_keys::Scope,
     id::AccountId,
     query::Status,
     subject::View,
@@ -19,7 +20,7 @@ use domain::{
 use http::{HeaderMap, HeaderValue};
 
 pub(crate) const DOC: Doc = Doc::get("/v1/queries", "The caller's queries, newest first")
-    .signed_in()
+    .by_key(Some(Scope::QueriesRead))
     .parameters(&["limit", "cursor", "status", "operation"])
     .answers(200, "QueryItems");
 
@@ -29,13 +30,11 @@ const MAX_LIMIT: u32 = 100;
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
-    identity: Identity,
+    caller: Caller<Reads>,
     params: Params,
 ) -> Result<(HeaderMap, Json<Vec<QueryItem>>), Error> {
-    let question = read(identity.user, &params)?;
-    let page: QueryPage = app
-        .ask(&call, identity.user, View::Queries, question)
-        .await?;
+    let question = read(caller.user, &params)?;
+    let page: QueryPage = app.ask(&call, caller.user, View::Queries, question).await?;
     let mut headers = HeaderMap::new();
     let next = page.next.map(|place| place.to_string());
     if let Some(Ok(next)) = next.map(|next| HeaderValue::from_str(&next)) {

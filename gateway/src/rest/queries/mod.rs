@@ -4,26 +4,35 @@ pub(crate) mod cancel;
 pub(crate) mod events;
 pub(crate) mod get;
 pub(crate) mod list;
+mod reading;
 pub(crate) mod stream;
 pub(crate) mod submit;
+
+pub(crate) use reading::Reading;
 
 use crate::{
     app::App,
     ask::Known,
     edge::{Call, Error},
-    hub::Follower,
+    hub::{Follower, terminal_of},
 };
 use domain::{
     Timestamp,
     id::{AccountId, QueryId},
     limits,
-    wire::{error::Failure, rest::QueryItem},
+    wire::{
+        error::{Code, Failure},
+        rest::QueryItem,
+        token::Terminal,
+    },
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
 /// How long a read waits for what the client has seen.
 const READ_WAIT: Duration = Duration::from_millis(limits::READ_WAIT_MILLIS);
+/// Calls that wait while the gateway stops are answered this long after it began to.
+const STOP_WAIT: Duration = Duration::from_secs(20);
 /// How long the history of a stream may take to be read.
 const HISTORY_WAIT: Duration = Duration::from_secs(5);
 /// Streams are kept for 24 h; what ended earlier than this, and has none, has lost it.
@@ -94,6 +103,46 @@ pub(crate) async fn follow_submitted(
     Ok(Source::Stream(app.hub.follow(known.query, user, bell)))
 }
 
+/// How a query that this person has just submitted ended.
+///
+/// # Errors
+/// When it does not end in time, or before the gateway has to stop.
+pub(crate) async fn end_of(
+    app: &App,
+    call: &Call,
+    user: AccountId,
+    known: Known,
+) -> Result<Terminal, Failure> {
+    let patience = Duration::from_millis(limits::QUERY_WAIT_MILLIS);
+    let end = async {
+        let bell = Arc::new(Notify::new());
+        match follow_submitted(app, call, user, known, bell).await? {
+            Source::Stream(follower) => {
+                let end = follower.ended().await.ok_or_else(not_found)?;
+                call.seen.note(end.log_seq.unwrap_or(0));
+                Ok(end.terminal.clone())
+            }
+            Source::Ended(item) => Ok(terminal_of(&item)),
+        }
+    };
+    let stopped = async {
+        app.lifecycle.stopping().await;
+        tokio::time::sleep(STOP_WAIT).await;
+    };
+    tokio::select! {
+        end = tokio::time::timeout(patience, end) => end.unwrap_or_else(|_| {
+            let message = "The query did not complete in time";
+            Err(Failure::new(Code::QueryTimeout, message))
+        }),
+        () = stopped => Err(Failure::unavailable()),
+    }
+}
+
+/// The end of a query that was given up, where an answer is waited for.
+pub(crate) fn cancelled() -> Failure {
+    Failure::new(Code::Conflict, "The query was cancelled")
+}
+
 /// [`follow`] for a client that may have seen more than its stream shows yet: where it has seen that
 /// the query ended, the stream ends too. Only with a bell of the caller's own.
 ///
@@ -136,7 +185,7 @@ fn has_expired(item: &QueryItem, now: Timestamp) -> bool {
 }
 
 fn not_found() -> Failure {
-    Failure::new(domain::wire::error::Code::NotFound, "Query not found")
+    Failure::new(Code::NotFound, "Query not found")
 }
 
 /// Reads the id in a path; what is no id names no query.

@@ -1,11 +1,10 @@
 //! `GET /v1/queries/{id}/stream`: the updates of a query as server-sent events. `id` is the `seq`,
 //! so that a browser resumes by itself.
 
-use super::{Source, follow_as_seen, parse};
+use super::{Reading, follow_as_seen, parse};
 use crate::{
     app::App,
-    edge::{Call, Error, Identity, Params},
-    hub::{Entry, Follower},
+    edge::{Call, Caller, Error, Params, Reads},
     openapi::Doc,
 };
 use axum::{
@@ -15,30 +14,28 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use domain::wire::error::Code;
+use domain::{api_keys::Scope, wire::error::Code};
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
 pub(crate) const DOC: Doc = Doc::get(
     "/v1/queries/{id}/stream",
     "The updates of a query, as they come",
 )
-.signed_in()
+.by_key(Some(Scope::QueriesRead))
 .parameters(&["from_seq"])
 .headers(&["Last-Event-ID"])
 .answers(200, "EventStream")
 .refuses(&[Code::NotFound]);
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Entries taken from the feed at once.
-const BATCH: usize = 64;
 
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
-    identity: Identity,
+    caller: Caller<Reads>,
     Path(id): Path<String>,
     params: Params,
     headers: HeaderMap,
@@ -52,19 +49,8 @@ pub(crate) async fn handle(
         None => params.parsed("from_seq")?.unwrap_or(0),
     };
     let bell = Arc::new(Notify::new());
-    let source = follow_as_seen(&app, &call, identity.user, query, bell).await?;
-    let reading = Reading {
-        ready: match &source {
-            Source::Stream(_) => VecDeque::new(),
-            Source::Ended(item) => [Entry::ending(item, from_seq)].into(),
-        },
-        follower: match source {
-            Source::Stream(follower) => Some(follower),
-            Source::Ended(_) => None,
-        },
-        cursor: from_seq,
-        app,
-    };
+    let source = follow_as_seen(&app, &call, caller.user, query, bell).await?;
+    let reading = Reading::of(app, source, from_seq);
     let events = stream::unfold(reading, |mut reading| async move {
         let entry = reading.next().await?;
         Some((entry, reading))
@@ -75,36 +61,4 @@ pub(crate) async fn handle(
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
-}
-
-struct Reading {
-    app: App,
-    follower: Option<Follower>,
-    ready: VecDeque<Entry>,
-    cursor: u32,
-}
-
-impl Reading {
-    /// The next entry; none after the last one, or when the gateway stops.
-    async fn next(&mut self) -> Option<Entry> {
-        loop {
-            if let Some(entry) = self.ready.pop_front() {
-                self.cursor = entry.seq;
-                return Some(entry);
-            }
-            let follower = self.follower.as_ref()?;
-            let ended = follower.is_over();
-            self.ready = follower.after(self.cursor, BATCH).into();
-            if !self.ready.is_empty() {
-                continue;
-            }
-            if ended {
-                return None;
-            }
-            tokio::select! {
-                () = follower.news() => {}
-                () = self.app.lifecycle.stopping() => return None,
-            }
-        }
-    }
 }

@@ -1,10 +1,10 @@
 //! `POST /v1/query`: asks, and waits for the answer.
 
-use super::{Source, follow_submitted, not_found};
+use super::{cancelled, end_of};
 use crate::{
     app::App,
-    ask::{self, Known},
-    edge::{self, Call, Error, Fields, Identity, Key},
+    ask,
+    edge::{self, Call, Caller, Error, Fields, Key, Writes},
     openapi::Doc,
 };
 use axum::{
@@ -13,24 +13,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use domain::{
+    api_keys::Scope,
     id::QueryId,
-    limits,
-    query::Status,
     wire::{
         command::Via,
         error::{Code, Failure},
-        rest::{FileReference, QueryItem},
+        rest::FileReference,
         socket::SubmitQuery,
         token::Terminal,
     },
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::Notify;
 
 pub(crate) const DOC: Doc = Doc::post("/v1/query", "Ask, and wait for the answer")
-    .signed_in()
+    .by_key(Some(Scope::QueriesWrite))
     .takes("Submission")
     .answers(200, "QueryAnswer")
     .headers(&["Prefer"])
@@ -42,9 +39,6 @@ pub(crate) const DOC: Doc = Doc::post("/v1/query", "Ask, and wait for the answer
         Code::QueryModelError,
         Code::QueryRoutingError,
     ]);
-
-/// Calls that wait while the gateway stops are answered this long after it began to.
-const STOP_WAIT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -67,14 +61,14 @@ struct Queued {
 pub(crate) async fn handle(
     State(app): State<App>,
     call: Call,
-    identity: Identity,
+    caller: Caller<Writes>,
     key: Key,
     headers: HeaderMap,
     body: edge::Body,
 ) -> Result<Response, Error> {
     let (sent, problems) = read(&body);
-    let draft = ask::check(identity.user, sent, key.as_deref(), problems)?;
-    let known = ask::submit(&app, &call, identity.user, Via::Rest, draft).await?;
+    let draft = ask::check(caller.user, sent, key.as_deref(), problems)?;
+    let known = ask::submit(&app, &call, caller.user, Via::Rest, draft).await?;
     if prefers_async(&headers) {
         let queued = Queued {
             query_id: known.query,
@@ -84,36 +78,8 @@ pub(crate) async fn handle(
         let applied = [("preference-applied", "respond-async")];
         return Ok((StatusCode::ACCEPTED, applied, Json(queued)).into_response());
     }
-    let answer = wait(&app, &call, identity, known).await?;
-    Ok(Json(answer).into_response())
-}
-
-async fn wait(app: &App, call: &Call, identity: Identity, known: Known) -> Result<Answer, Failure> {
-    let query = known.query;
-    let patience = Duration::from_millis(limits::QUERY_WAIT_MILLIS);
-    let end = async {
-        let bell = Arc::new(Notify::new());
-        let source = follow_submitted(app, call, identity.user, known, bell).await?;
-        match source {
-            Source::Stream(follower) => {
-                let end = follower.ended().await.ok_or_else(not_found)?;
-                call.seen.note(end.log_seq.unwrap_or(0));
-                ended(query, &end.terminal)
-            }
-            Source::Ended(item) => of_item(*item),
-        }
-    };
-    let stopped = async {
-        app.lifecycle.stopping().await;
-        tokio::time::sleep(STOP_WAIT).await;
-    };
-    tokio::select! {
-        answer = tokio::time::timeout(patience, end) => answer.unwrap_or_else(|_| {
-            let message = "The query did not complete in time";
-            Err(Failure::new(Code::QueryTimeout, message))
-        }),
-        () = stopped => Err(Failure::unavailable()),
-    }
+    let terminal = end_of(&app, &call, caller.user, known).await?;
+    Ok(Json(ended(known.query, &terminal)?).into_response())
 }
 
 fn ended(query: QueryId, terminal: &Terminal) -> Result<Answer, Failure> {
@@ -130,29 +96,6 @@ fn ended(query: QueryId, terminal: &Terminal) -> Result<Answer, Failure> {
         Terminal::Failed { code, message } => Err(Failure::new(*code, message.clone())),
         Terminal::Cancelled => Err(cancelled()),
     }
-}
-
-/// From the read model, for a query whose stream has expired.
-fn of_item(item: QueryItem) -> Result<Answer, Failure> {
-    match item.status {
-        Status::Completed => Ok(Answer {
-            query_id: item.query_id,
-            response_text: item.response_text.unwrap_or_default(),
-            model_used: item.model_used.unwrap_or_default(),
-            confidence: item.confidence,
-            latency_ms: item.latency_ms.unwrap_or_default(),
-            supports_streaming: true,
-            file_references: item.file_references,
-        }),
-        Status::Cancelled => Err(cancelled()),
-        Status::Failed | Status::Queued | Status::Processing | Status::Streaming => {
-            Err(Failure::new(Code::QueryProcessingError, "The query failed"))
-        }
-    }
-}
-
-fn cancelled() -> Failure {
-    Failure::new(Code::Conflict, "The query was cancelled")
 }
 
 /// Reads the body's fields; what is wrong with them comes beside.

@@ -119,7 +119,7 @@ impl Document {
         self.queries().await?;
         self.send(r#"],"events":["#.to_owned()).await?;
         let mut first = true;
-        for kind in [Kind::Account, Kind::Session, Kind::Query] {
+        for kind in [Kind::Account, Kind::Session, Kind::Query, Kind::ApiKeys] {
             self.events(kind, &mut first).await?;
         }
         self.send("]}".to_owned()).await

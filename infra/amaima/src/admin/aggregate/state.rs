@@ -7,6 +7,7 @@ use super::{
 use domain::{
     Aggregate, Timestamp,
     account::Account,
+    api_keys::ApiKeys,
     commit::{self, Undecodable},
     email::Email,
     query::Query,
@@ -62,6 +63,7 @@ pub(super) fn fold(named: &Named, commits: &[Commit]) -> Result<Value, Undecodab
         Kind::Email => fold_as::<Email>(named, commits),
         Kind::Session => fold_as::<Session>(named, commits),
         Kind::Query => fold_as::<Query>(named, commits),
+        Kind::ApiKeys => fold_as::<ApiKeys>(named, commits),
     }
 }
 

@@ -1,0 +1,62 @@
+//! Reading a query's stream at the pace of one client.
+
+use super::Source;
+use crate::{
+    app::App,
+    hub::{Entry, Follower},
+};
+use std::collections::VecDeque;
+
+/// Entries taken from the feed at once.
+const BATCH: usize = 64;
+
+/// A place in a stream.
+pub(crate) struct Reading {
+    app: App,
+    follower: Option<Follower>,
+    ready: VecDeque<Entry>,
+    cursor: u32,
+}
+
+impl Reading {
+    /// From behind `from_seq` on. Only with a bell of the caller's own.
+    pub(crate) fn of(app: App, source: Source, from_seq: u32) -> Self {
+        let (follower, item) = match source {
+            Source::Stream(follower) => (Some(follower), None),
+            Source::Ended(item) => (None, Some(item)),
+        };
+        Self {
+            app,
+            follower,
+            ready: item
+                .map(|item| Entry::ending(&item, from_seq))
+                .into_iter()
+                .collect(),
+            cursor: from_seq,
+        }
+    }
+
+    /// The next entry; none after the last one, or when the gateway stops. Nothing is lost when
+    /// this is dropped.
+    pub(crate) async fn next(&mut self) -> Option<Entry> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                self.cursor = entry.seq;
+                return Some(entry);
+            }
+            let follower = self.follower.as_ref()?;
+            let ended = follower.is_over();
+            self.ready = follower.after(self.cursor, BATCH).into();
+            if !self.ready.is_empty() {
+                continue;
+            }
+            if ended {
+                return None;
+            }
+            tokio::select! {
+                () = follower.news() => {}
+                () = self.app.lifecycle.stopping() => return None,
+            }
+        }
+    }
+}
