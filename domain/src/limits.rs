@@ -48,6 +48,8 @@ pub const API_KEYS: usize = 50;
 pub const REVOKED_API_KEYS: usize = 128;
 /// Longest name of an API key, in characters.
 pub const API_KEY_NAME_CHARS: usize = 100;
+/// Largest conversation that one query may bring, in bytes of its messages as JSON.
+pub const CONVERSATION_BYTES: usize = 256 * 1024;
 /// Recent command ids that an aggregate remembers, to recognise a retry.
 pub const RECENT_COMMANDS: usize = 128;
 /// Superseded refresh ids that a session remembers by name; older ones count as long superseded.

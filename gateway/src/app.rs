@@ -27,6 +27,7 @@ use infra::{
     lifecycle::Lifecycle,
     revocations::Revocations,
     sealing::QueryKeys,
+    workers::Workers,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{ops::Deref, sync::Arc};
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) tokens: Tokens,
     pub(crate) revocations: Revocations,
     pub(crate) api_keys: api_keys::Known,
+    pub(crate) workers: Workers,
     pub(crate) consistency: Arc<Consistency>,
     pub(crate) limits: Limits,
     pub(crate) hub: Hub,
@@ -103,6 +105,7 @@ impl App {
             // are dropped with the parent's hard signal.
             revocations: Revocations::watch(&nats, &lifecycle.child()),
             api_keys: api_keys::Known::new(),
+            workers: Workers::watch(&nats, &lifecycle.child()),
             consistency: consistency.clone(),
             limits: Limits::new(config.commands_in_flight, config.questions_in_flight),
             hub: Hub::new(

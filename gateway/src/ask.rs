@@ -9,7 +9,7 @@ use domain::{
     Actor,
     id::{AccountId, CommandId, QueryId},
     limits,
-    query::{Status, Submission},
+    query::{Options, Status, Submission},
     wire::{
         command::{Body, Outcome, Via},
         error::{Code, Detail, DetailKind, Failure},
@@ -112,6 +112,26 @@ pub(crate) fn check(
     })
 }
 
+/// A conversation, which was checked where it was read. Only the client's idempotency key makes two
+/// of them one query.
+pub(crate) fn conversation(
+    user: AccountId,
+    submission: Submission,
+    options: Options,
+    key: Option<&str>,
+) -> Draft {
+    let query = key.map(|key| QueryId::derived(&[&user.to_string(), "chat", key]));
+    Draft {
+        query: query.unwrap_or_else(|| QueryId::new(infra::clock::fresh_id())),
+        named: query.is_some(),
+        key: key.map(str::to_owned),
+        submission: Submission {
+            options: Some(Box::new(options)),
+            ..submission
+        },
+    }
+}
+
 /// Gives the command. The query's end is counted by this gateway, unless it was known before.
 ///
 /// # Errors
@@ -183,7 +203,7 @@ pub(crate) fn is_operation(text: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
-fn context_problem(context: &Value) -> Option<Detail> {
+pub(crate) fn context_problem(context: &Value) -> Option<Detail> {
     if !context.is_object() {
         let rule = "Must be an object";
         return Some(Detail::new("context", DetailKind::InvalidFormat, rule));

@@ -4,7 +4,7 @@ use crate::{
     app::App,
     edge::{self, seal::seal},
     openapi::Doc,
-    rest::{api_keys, auth, catalog, documents, health, queries, users, version},
+    rest::{api_keys, auth, catalog, documents, health, openai, queries, users, version},
     socket,
 };
 use axum::{
@@ -28,6 +28,9 @@ pub(crate) const DOCS: &[Doc] = &[
     api_keys::create::DOC,
     api_keys::list::DOC,
     api_keys::revoke::DOC,
+    openai::chat::DOC,
+    openai::models::LIST,
+    openai::models::GET,
     queries::submit::DOC,
     queries::list::DOC,
     queries::get::DOC,
@@ -58,6 +61,9 @@ fn routes() -> Router<App> {
         .route(api_keys::create::DOC.path, post(api_keys::create::handle))
         .route(api_keys::list::DOC.path, get(api_keys::list::handle))
         .route(api_keys::revoke::DOC.path, delete(api_keys::revoke::handle))
+        .route(openai::chat::DOC.path, post(openai::chat::handle))
+        .route(openai::models::LIST.path, get(openai::models::list))
+        .route(openai::models::GET_ROUTE, get(openai::models::get))
         .route(queries::submit::DOC.path, post(queries::submit::handle))
         .route(queries::list::DOC.path, get(queries::list::handle))
         .route(queries::get::DOC.path, get(queries::get::handle))
@@ -176,6 +182,22 @@ mod tests {
             let id = response.headers()["x-request-id"].to_str().unwrap();
             assert_eq!(body["meta"]["request_id"], id);
             assert!(!body.to_string().contains("secret"));
+        }
+    }
+
+    #[tokio::test]
+    async fn where_openais_clients_ask_errors_are_as_they_know_them() {
+        let cases = [
+            ("POST", "/v1/chat/completions", 401, "invalid_api_key"),
+            ("GET", "/v1/models", 401, "invalid_api_key"),
+            ("DELETE", "/v1/models/org/m", 405, "HTTP_405"),
+        ];
+        for (method, uri, status, code) in cases {
+            let (response, body) = send(Request::builder().method(method).uri(uri), "").await;
+            assert_eq!(response.status(), status, "{method} {uri}: {body}");
+            assert_eq!(body["error"]["code"], code, "{method} {uri}");
+            assert_eq!(body["error"]["type"], "invalid_request_error");
+            assert!(body.get("meta").is_none(), "{body}");
         }
     }
 

@@ -16,6 +16,7 @@ pub mod disk;
 pub mod duckdb;
 pub mod history;
 pub mod keys;
+pub mod openai;
 pub mod projections;
 pub mod random_model;
 pub mod service;

@@ -25,6 +25,7 @@ mod group_commit;
 mod history;
 mod idempotency;
 mod loading;
+mod openai;
 mod overload;
 mod policies;
 mod projections;

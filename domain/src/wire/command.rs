@@ -156,6 +156,8 @@ pub enum Via {
     Rest,
     /// `submit_query` on a socket.
     Socket,
+    /// `POST /v1/chat/completions`, where equal questions are always different queries.
+    Completions,
 }
 
 impl Body {

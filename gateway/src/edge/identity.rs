@@ -101,12 +101,20 @@ pub(crate) struct Reads;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Writes;
 
+/// What tells nothing about the person.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keyed;
+
 impl Purpose for Reads {
     const SCOPE: Option<Scope> = Some(Scope::QueriesRead);
 }
 
 impl Purpose for Writes {
     const SCOPE: Option<Scope> = Some(Scope::QueriesWrite);
+}
+
+impl Purpose for Keyed {
+    const SCOPE: Option<Scope> = None;
 }
 
 impl<P: Purpose> FromRequestParts<App> for Caller<P> {

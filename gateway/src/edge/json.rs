@@ -88,7 +88,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
@@ -163,6 +163,36 @@ impl<'a> Fields<'a> {
         Some(value)
     }
 
+    /// A number that may be absent.
+    pub(crate) fn number(&mut self, name: &str) -> Option<f64> {
+        let value = self.get(name)?;
+        if !value.is_number() {
+            self.problem(name, DetailKind::InvalidFormat, "Must be a number");
+        }
+        value.as_f64()
+    }
+
+    /// A whole number, 0 or greater, that may be absent.
+    pub(crate) fn whole(&mut self, name: &str) -> Option<u64> {
+        let value = self.get(name)?;
+        if value.as_u64().is_none() {
+            let rule = "Must be a whole number, 0 or greater";
+            self.problem(name, DetailKind::InvalidFormat, rule);
+        }
+        value.as_u64()
+    }
+
+    /// `true` or `false`, the latter by default.
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        let Some(value) = self.get(name) else {
+            return false;
+        };
+        if !value.is_boolean() {
+            self.problem(name, DetailKind::InvalidFormat, "Must be true or false");
+        }
+        value.as_bool().unwrap_or_default()
+    }
+
     /// # Errors
     /// All problems, if there are any.
     pub(crate) fn finish(self) -> Result<(), Failure> {
@@ -213,7 +243,7 @@ mod tests {
     #[test]
     fn several_problems_are_named_at_once() {
         let Value::Object(object) = json!({
-            "name": 5, "nul": "a\0b", "long": "x".repeat(5), "list": ["a", 1], "object": []
+            "name": 5, "nul": "a\0b", "long": "x".repeat(5), "list": ["a", 1], "object": [], "number": "1", "whole": 1.5, "flag": 0
         }) else {
             unreachable!()
         };
@@ -225,6 +255,9 @@ mod tests {
         fields.short_text("long", 4);
         fields.texts("list");
         fields.object("object");
+        fields.number("number");
+        fields.whole("whole");
+        fields.flag("flag");
         assert_eq!(fields.text("absent"), None);
         insta::assert_json_snapshot!(fields.finish().unwrap_err().details);
     }

@@ -6,7 +6,7 @@ use super::{
     error::{Carried, RETRY_AFTER_SECS},
     request_id::{CONSISTENCY, Call, HEADER},
 };
-use crate::app::App;
+use crate::{app::App, rest::openai};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
@@ -15,6 +15,7 @@ use axum::{
 };
 use domain::wire::error::{Envelope, EnvelopeError, EnvelopeMeta};
 use http::{HeaderValue, StatusCode, header};
+use serde_json::Value;
 use std::{sync::Arc, time::Instant};
 use tracing::Instrument;
 
@@ -73,24 +74,17 @@ fn with_envelope(response: Response, request_id: &str, path: &str) -> Response {
     if error.status.is_server_error() {
         tracing::warn!(request_id, code = &*error.code, path, "request failed");
     }
-    let envelope = Envelope {
-        error: EnvelopeError {
-            code: &error.code,
-            message: &error.message,
-            r#type: error.class,
-            details: &error.details,
-        },
-        meta: EnvelopeMeta {
-            request_id,
-            timestamp: infra::clock::now(),
-            path,
-        },
+    let is_openais = openai::speaks(path);
+    let body = if is_openais {
+        openai::error::body(&error)
+    } else {
+        envelope(&error, request_id, path)
     };
-    let mut body = serde_json::to_value(&envelope).unwrap_or_default();
-    if let Some(object) = body.as_object_mut() {
-        object.extend(error.beside.clone());
-    }
     let (mut parts, _) = response.into_parts();
+    if is_openais && openai::error::is_final(error.status) {
+        let no = HeaderValue::from_static("false");
+        parts.headers.insert("x-should-retry", no);
+    }
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(
         header::CONTENT_TYPE,
@@ -109,6 +103,27 @@ fn with_envelope(response: Response, request_id: &str, path: &str) -> Response {
             .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     Response::from_parts(parts, Body::from(body.to_string()))
+}
+
+fn envelope(error: &Error, request_id: &str, path: &str) -> Value {
+    let envelope = Envelope {
+        error: EnvelopeError {
+            code: &error.code,
+            message: &error.message,
+            r#type: error.class,
+            details: &error.details,
+        },
+        meta: EnvelopeMeta {
+            request_id,
+            timestamp: infra::clock::now(),
+            path,
+        },
+    };
+    let mut body = serde_json::to_value(&envelope).unwrap_or_default();
+    if let Some(object) = body.as_object_mut() {
+        object.extend(error.beside.clone());
+    }
+    body
 }
 
 fn is_outdated(request: &Request, minimum: &str) -> bool {

@@ -8,10 +8,10 @@ use domain::{
         error::Code,
         rest::QueryItem,
         socket::{ServerBody, ServerFrame},
-        token::{Body, Message, Terminal},
+        token::{Body, Message, Terminal, Token},
     },
 };
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 const BEFORE_DATA: &str = r#"{"type":"query_update","data":"#;
 
@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) frame: Utf8Bytes,
     /// The `error` frame that goes before it, where the query failed.
     pub(crate) error: Option<Utf8Bytes>,
+    /// The tokens one by one, where their probabilities were asked for.
+    pub(crate) tokens: Option<Arc<[Token]>>,
     data: Range<usize>,
 }
 
@@ -53,10 +55,15 @@ impl Entry {
             | Body::Queued { .. }
             | Body::Chunk(_) => None,
         };
+        let tokens = match &message.body {
+            Body::Chunk(chunk) if !chunk.tokens.is_empty() => Some(chunk.tokens.as_slice().into()),
+            Body::Chunk(_) | Body::Queued { .. } | Body::Terminal(_) => None,
+        };
         Self {
             seq: message.seq,
             frame: frame.into(),
             error,
+            tokens,
             data: BEFORE_DATA.len()..BEFORE_DATA.len() + data.len(),
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Doc {
     pub(crate) path: &'static str,
     summary: &'static str,
     callers: Callers,
+    /// Its errors are OpenAI's.
+    in_openais_form: bool,
     parameters: &'static [&'static str],
     headers: &'static [&'static str],
     takes: Option<&'static str>,
@@ -72,6 +74,7 @@ impl Doc {
             path,
             summary,
             callers: Callers::Everybody,
+            in_openais_form: false,
             parameters: &[],
             headers: &[],
             takes: None,
@@ -101,6 +104,12 @@ impl Doc {
     /// Needs an access token or an API key, of this scope where one is named.
     pub(crate) const fn by_key(mut self, scope: Option<Scope>) -> Self {
         self.callers = Callers::PersonsAndKeys(scope);
+        self
+    }
+
+    /// Errors have the form that OpenAI gives them.
+    pub(crate) const fn in_openais_form(mut self) -> Self {
+        self.in_openais_form = true;
         self
     }
 
@@ -220,7 +229,12 @@ impl Doc {
         }
         operation = operation.response(status.to_string(), done);
         for (status, codes) in by_status(&self.codes()) {
-            operation = operation.response(status.to_string(), error(&codes));
+            let schema = if self.in_openais_form {
+                "OpenAiError"
+            } else {
+                "Error"
+            };
+            operation = operation.response(status.to_string(), error(&codes, schema));
         }
         operation.build()
     }
@@ -285,6 +299,10 @@ fn answer(status: u16, schema: &str) -> Response {
         (_, "EventStream") => response
             .description("Server-sent events")
             .content("text/event-stream", content("EventStream")),
+        (_, "ChatCompletion") => response
+            .description("The answer; where `stream` is true, its pieces as server-sent events")
+            .content("application/json", content(schema))
+            .content("text/event-stream", content("ChatCompletionStream")),
         _ => response
             .description("Done")
             .content("application/json", content(schema)),
@@ -292,11 +310,11 @@ fn answer(status: u16, schema: &str) -> Response {
     .build()
 }
 
-fn error(codes: &[Code]) -> Response {
+fn error(codes: &[Code], schema: &str) -> Response {
     let names: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
     ResponseBuilder::new()
         .description(names.join(", "))
-        .content("application/json", content("Error"))
+        .content("application/json", content(schema))
         .build()
 }
 
@@ -382,7 +400,7 @@ pub(crate) fn example_user() -> domain::wire::rest::User {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rest::api_keys;
+    use crate::rest::{api_keys, openai};
     use serde_json::{Value, json};
 
     fn value() -> Value {
@@ -461,5 +479,12 @@ mod tests {
         same_keys("ApiKey", &serde_json::to_value(key).unwrap());
         let made = api_keys::create::example();
         same_keys("ApiKeyMade", &serde_json::to_value(made).unwrap());
+        let model = openai::models::example();
+        same_keys("Model", &serde_json::to_value(model).unwrap());
+        let answer = serde_json::to_value(openai::chat::example()).unwrap();
+        same_keys("ChatCompletion", &answer);
+        same_keys("ChatChoice", &answer["choices"][0]);
+        let chunk = openai::chat::example_chunk();
+        same_keys("ChatCompletionChunk", &serde_json::to_value(chunk).unwrap());
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod auth;
 pub(crate) mod catalog;
 pub(crate) mod documents;
 pub(crate) mod health;
+pub(crate) mod openai;
 pub(crate) mod queries;
 pub(crate) mod users;
 pub(crate) mod version;

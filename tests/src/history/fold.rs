@@ -32,7 +32,8 @@ pub fn fold(log: &[Commit]) -> Rows {
                     .iter()
                     .for_each(|event| of_query(&mut rows, commit, event));
             }
-            Events::Email(_) | Events::Erased | Events::Unreadable(_) => {}
+            // Clients of a history make no keys.
+            Events::Email(_) | Events::ApiKeys(_) | Events::Erased | Events::Unreadable(_) => {}
         }
     }
     rows

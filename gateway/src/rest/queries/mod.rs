@@ -103,7 +103,7 @@ pub(crate) async fn follow_submitted(
     Ok(Source::Stream(app.hub.follow(known.query, user, bell)))
 }
 
-/// How a query that this person has just submitted ended.
+/// How a query that this person has just submitted ended, and its stream if that is still there.
 ///
 /// # Errors
 /// When it does not end in time, or before the gateway has to stop.
@@ -112,7 +112,7 @@ pub(crate) async fn end_of(
     call: &Call,
     user: AccountId,
     known: Known,
-) -> Result<Terminal, Failure> {
+) -> Result<(Option<Follower>, Terminal), Failure> {
     let patience = Duration::from_millis(limits::QUERY_WAIT_MILLIS);
     let end = async {
         let bell = Arc::new(Notify::new());
@@ -120,9 +120,10 @@ pub(crate) async fn end_of(
             Source::Stream(follower) => {
                 let end = follower.ended().await.ok_or_else(not_found)?;
                 call.seen.note(end.log_seq.unwrap_or(0));
-                Ok(end.terminal.clone())
+                let terminal = end.terminal.clone();
+                Ok((Some(follower), terminal))
             }
-            Source::Ended(item) => Ok(terminal_of(&item)),
+            Source::Ended(item) => Ok((None, terminal_of(&item))),
         }
     };
     let stopped = async {

@@ -3,8 +3,9 @@
 use super::Source;
 use crate::{
     app::App,
-    hub::{Entry, Follower},
+    hub::{Entry, Follower, terminal_of},
 };
+use domain::wire::token::Terminal;
 use std::collections::VecDeque;
 
 /// Entries taken from the feed at once.
@@ -14,6 +15,8 @@ const BATCH: usize = 64;
 pub(crate) struct Reading {
     app: App,
     follower: Option<Follower>,
+    /// How it ended, where the stream has expired.
+    ended: Option<Terminal>,
     ready: VecDeque<Entry>,
     cursor: u32,
 }
@@ -28,6 +31,7 @@ impl Reading {
         Self {
             app,
             follower,
+            ended: item.as_deref().map(terminal_of),
             ready: item
                 .map(|item| Entry::ending(&item, from_seq))
                 .into_iter()
@@ -58,5 +62,16 @@ impl Reading {
                 () = self.app.lifecycle.stopping() => return None,
             }
         }
+    }
+
+    /// Whether the pieces are there, and not the end alone.
+    pub(crate) fn is_live(&self) -> bool {
+        self.follower.is_some()
+    }
+
+    /// How the query ended, once that is known.
+    pub(crate) fn terminal(&self) -> Option<Terminal> {
+        let end = self.follower.as_ref().and_then(Follower::terminal);
+        end.map(|end| end.terminal.clone()).or(self.ended.clone())
     }
 }

@@ -78,7 +78,7 @@ pub(crate) async fn handle(
         let applied = [("preference-applied", "respond-async")];
         return Ok((StatusCode::ACCEPTED, applied, Json(queued)).into_response());
     }
-    let terminal = end_of(&app, &call, caller.user, known).await?;
+    let (_, terminal) = end_of(&app, &call, caller.user, known).await?;
     Ok(Json(ended(known.query, &terminal)?).into_response())
 }
 

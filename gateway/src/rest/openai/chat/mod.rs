@@ -1,0 +1,125 @@
+//! `POST /v1/chat/completions`: a conversation becomes a query, its answer comes whole or in pieces.
+//!
+//! A client that goes away gives its query up, as aborting means in OpenAI's dialect: nobody else
+//! knows the query's id. Under an `Idempotency-Key` the query goes on, and a repeat gets its answer.
+
+mod answer;
+mod content;
+mod guard;
+mod request;
+mod stream;
+
+use self::{
+    answer::{Completion, Head},
+    guard::Guard,
+    request::Wanted,
+};
+use super::{error, models};
+use crate::{
+    app::App,
+    ask::{self, Known},
+    edge::{self, Call, Caller, Error, Key, Writes},
+    hub::Follower,
+    openapi::Doc,
+    rest::queries,
+};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use domain::{
+    api_keys::Scope,
+    id::AccountId,
+    wire::{
+        command::Via,
+        error::Code,
+        token::{Terminal, Token},
+    },
+};
+
+pub(crate) const DOC: Doc = Doc::post("/v1/chat/completions", "Answer a conversation")
+    .by_key(Some(Scope::QueriesWrite))
+    .in_openais_form()
+    .takes("ChatRequest")
+    .answers(200, "ChatCompletion")
+    .refuses(&[
+        Code::NotFound,
+        Code::Conflict,
+        Code::QueryTimeout,
+        Code::QueryModelError,
+        Code::QueryProcessingError,
+        Code::QueryRoutingError,
+    ]);
+
+/// Entries of a stream that are read at once.
+const BATCH: usize = 256;
+
+pub(crate) async fn handle(
+    State(app): State<App>,
+    call: Call,
+    caller: Caller<Writes>,
+    key: Key,
+    body: edge::Body,
+) -> Result<Response, Error> {
+    let Wanted {
+        submission,
+        options,
+        streamed,
+        with_usage,
+    } = request::read(&body)?;
+    models::demand(&app, &options).await?;
+    let head = Head {
+        model: options.model.clone().unwrap_or_default(),
+        created: infra::clock::now().as_secs(),
+        with_logprobs: options.logprobs.is_some(),
+    };
+    let draft = ask::conversation(caller.user, submission, options, key.as_deref());
+    let known = ask::submit(&app, &call, caller.user, Via::Completions, draft).await?;
+    let guard = Guard::of(&app, &call, caller.user, known.query, key.as_deref());
+    if streamed {
+        return stream::answer(app, call, caller.user, known, head, with_usage, guard).await;
+    }
+    let completion = whole(&app, &call, caller.user, known, head, guard).await?;
+    Ok(Json(completion).into_response())
+}
+
+async fn whole(
+    app: &App,
+    call: &Call,
+    user: AccountId,
+    known: Known,
+    head: Head,
+    guard: Guard,
+) -> Result<Completion, Error> {
+    let (follower, terminal) = queries::end_of(app, call, user, known).await?;
+    guard.disarm();
+    let answer = completed(terminal)?;
+    let tokens = follower.map(|follower| tokens_of(&follower));
+    Ok(head.completion(known.query, &answer, &tokens.unwrap_or_default()))
+}
+
+fn completed(terminal: Terminal) -> Result<domain::query::Answer, Error> {
+    match terminal {
+        Terminal::Completed { answer } => Ok(answer),
+        Terminal::Failed { code, message } => Err(error::ended(code, message)),
+        Terminal::Cancelled => Err(queries::cancelled().into()),
+    }
+}
+
+/// All tokens of a stream that has ended.
+fn tokens_of(follower: &Follower) -> Vec<Token> {
+    let (mut tokens, mut cursor) = (vec![], 0);
+    loop {
+        let entries = follower.after(cursor, BATCH);
+        let Some(last) = entries.last() else {
+            return tokens;
+        };
+        cursor = last.seq;
+        let each = entries.iter().filter_map(|entry| entry.tokens.as_deref());
+        tokens.extend(each.flatten().cloned());
+    }
+}
+
+#[cfg(test)]
+pub(crate) use answer::{example, example_chunk};
