@@ -312,9 +312,12 @@ mod tests {
         let listed: BTreeSet<&str> = schemas.keys().map(String::as_str).collect();
         assert_eq!(listed, ENTRIES.iter().map(|entry| entry.name).collect());
         let messages = document["components"]["messages"].as_object().unwrap();
-        let names: Vec<&String> = messages.keys().collect();
+        let names: BTreeSet<&String> = messages.keys().collect();
         insta::assert_json_snapshot!(names);
-        insta::assert_json_snapshot!("query_update", messages["server.query_update"]);
+        // Whether objects keep their order depends on what else is built.
+        insta::with_settings!({sort_maps => true}, {
+            insta::assert_json_snapshot!("query_update", messages["server.query_update"]);
+        });
     }
 
     /// AsyncAPI's own schemas are a superset of draft 7, and ours are written in a later draft: no

@@ -197,7 +197,10 @@ fn every_event_of_every_version_folds_and_what_is_written_is_written_back() {
             json!({ "events": names, "state": state })
         })
         .collect();
-    insta::assert_json_snapshot!(states);
+    // Whether objects keep their order depends on what else is built.
+    insta::with_settings!({sort_maps => true}, {
+        insta::assert_json_snapshot!(states);
+    });
 }
 
 #[test]

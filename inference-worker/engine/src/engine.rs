@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -40,6 +40,9 @@ pub struct Options {
     /// prompt takes several steps, and the others get a token in each: fewer make their tokens
     /// come more evenly, more need fewer passes over the weights.
     pub step_tokens: NonZeroUsize,
+    /// How long a step may take before the engine counts as [stuck](Engine::stuck); far more than
+    /// `step_tokens` of a prompt take.
+    pub step_limit: Duration,
     /// Tokens that a consumer may lag behind before its generation pauses.
     pub stream_capacity: NonZeroUsize,
 }
@@ -58,6 +61,7 @@ impl Default for Options {
             max_active: some(8),
             max_waiting: 64,
             step_tokens: some(1_024),
+            step_limit: Duration::from_secs(60),
             stream_capacity: some(64),
         }
     }
@@ -85,7 +89,7 @@ pub struct ModelCard {
 
 /// A loaded model and the thread that runs it. Clones share both; when the last one is dropped,
 /// running generations end with [`Finish::Cancelled`](crate::Finish::Cancelled), and the drop
-/// waits for the step in hand.
+/// waits for the step in hand, unless that does not end.
 #[derive(Debug, Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
@@ -202,9 +206,17 @@ impl Engine {
     /// [`Error::Busy`] when the waiting queue is full, [`Error::Compiling`] when other formats take
     /// long to compile, [`Error::TooLong`] when prompt and new
     /// tokens exceed the context, [`Error::Request`] for a field out of its range,
-    /// [`Error::Stopped`] when the engine's thread is gone.
+    /// [`Error::Stopped`] when the engine's thread is gone, [`Error::Stuck`] when it does not come
+    /// back from a step.
     pub fn submit(&self, request: Request) -> Result<Generation, Error> {
         self.shared.scheduler.submit(request)
+    }
+
+    /// Completes when a step has taken longer than [`Options::step_limit`], else never. By then all
+    /// generations have ended with [`Finish::Error`](crate::Finish::Error), and no other is taken
+    /// any more: only a new process can use the device again.
+    pub async fn stuck(&self) -> Error {
+        self.shared.scheduler.stuck().await
     }
 }
 

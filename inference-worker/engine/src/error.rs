@@ -90,6 +90,12 @@ pub enum Error {
     /// The engine has been shut down.
     #[error("the engine has stopped")]
     Stopped,
+    /// A step did not end; the process should, so that another one takes its work.
+    #[error("a step did not end within {limit:?}")]
+    Stuck {
+        /// [`Options::step_limit`](crate::Options).
+        limit: std::time::Duration,
+    },
     /// A backend failed to compute (bad sequence, capacity exceeded, NaN in the logits).
     #[error("backend: {0}")]
     Backend(String),

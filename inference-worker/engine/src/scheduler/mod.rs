@@ -5,24 +5,33 @@
 //! ([`worker`]). Before each step those that were cancelled or are too late end, waiting or not. A
 //! generation whose consumer lags is left out of the steps until there is room in its channel.
 //! When nobody can move, the thread parks; submissions, consumers and cancellations wake it, and
-//! the nearest deadline does.
+//! the nearest deadline does. A step that does not end is noticed by the [`watchdog`].
 
 mod masks;
+mod outlet;
 mod plan;
 mod query;
+mod watchdog;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use self::plan::Arrival;
+use tokio_util::sync::CancellationToken;
+
+use self::outlet::Outlet;
+use self::plan::{Arrival, Ticket};
 use self::query::Query;
+use self::watchdog::{Pulse, Watchdog};
 use self::worker::Worker;
 use crate::backend::Backend;
 use crate::engine::{ModelCard, Options};
 use crate::error::Error;
-use crate::generation::Generation;
+use crate::generation::{Finish, Generation};
 use crate::grammar::Grammars;
 use crate::request::Request;
 use crate::tokenizer::Tokenizer;
@@ -33,13 +42,15 @@ use crate::wake::Wake;
 struct Inbox {
     queue: Mutex<Queue>,
     wake: Arc<Wake>,
+    /// Cancelled when a step did not end.
+    stuck: CancellationToken,
 }
 
 #[derive(Default)]
 struct Queue {
     arrived: Vec<(Arrival, Query)>,
     /// Generations that the thread has taken and not ended.
-    taken: usize,
+    taken: BTreeMap<Ticket, Arc<Outlet>>,
     /// Those of them that are admitted.
     active: usize,
     /// Blocks that none of them holds.
@@ -52,12 +63,40 @@ impl Inbox {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Ends everything in the place of the thread, whose step has taken longer than the limit.
+    /// Should it ever come back, it finds the streams ended and the inbox closed.
+    fn give_up(&self, limit: Duration) {
+        let (arrived, taken) = {
+            let mut queue = self.queue();
+            queue.closed = true;
+            self.stuck.cancel();
+            (
+                std::mem::take(&mut queue.arrived),
+                std::mem::take(&mut queue.taken),
+            )
+        };
+        tracing::error!(
+            limit_ms = limit.as_millis(),
+            generations = arrived.len() + taken.len(),
+            "a step did not end",
+        );
+        let finish = Finish::Error(Error::Stuck { limit }.to_string());
+        let arrived = arrived.into_iter().map(|(_, query)| query.outlet);
+        for outlet in taken.into_values().chain(arrived) {
+            outlet.end(finish.clone());
+        }
+    }
 }
 
-/// The thread's owner.
+/// The threads' owner.
 pub(crate) struct Scheduler {
     inbox: Arc<Inbox>,
     thread: Option<JoinHandle<()>>,
+    /// Hears from both threads when they end.
+    ended: Mutex<Receiver<()>>,
+    step_limit: Duration,
+    _watchdog: Watchdog,
     tokenizer: Arc<Tokenizer>,
     grammars: Grammars,
     context: usize,
@@ -84,14 +123,31 @@ impl Scheduler {
         let inbox = Arc::new(Inbox::default());
         inbox.queue().free_blocks = backend.blocks() as usize;
         let grammars = Grammars::new(&tokenizer, card.vocabulary)?;
-        let worker = Worker::new(Arc::clone(&inbox), backend, Arc::clone(&tokenizer), options)?;
+        let pulse = Arc::new(Pulse::default());
+        let worker = Worker::new(
+            Arc::clone(&inbox),
+            Arc::clone(&pulse),
+            backend,
+            Arc::clone(&tokenizer),
+            options,
+        )?;
+        let (end, ended) = channel();
+        let (worker_ends, watchdog_ends) = (Ends(end.clone()), Ends(end));
+        let limit = options.step_limit;
+        let watchdog = Watchdog::start(limit, pulse, Arc::clone(&inbox), watchdog_ends)?;
         let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let _ends = worker_ends;
+                worker.run();
+            })
             .map_err(Error::Thread)?;
         Ok(Self {
             inbox,
             thread: Some(thread),
+            ended: Mutex::new(ended),
+            step_limit: limit,
+            _watchdog: watchdog,
             tokenizer,
             grammars,
             context: card.context_length,
@@ -114,10 +170,10 @@ impl Scheduler {
         )?;
         let mut queue = self.inbox.queue();
         if queue.closed {
-            return Err(Error::Stopped);
+            return Err(self.closed());
         }
         // Full means that the caller is told at once; nothing waits outside this queue.
-        let held = queue.arrived.len() + queue.taken;
+        let held = queue.arrived.len() + queue.taken.len();
         if held >= self.places {
             return Err(Error::Busy {
                 waiting: held - queue.active,
@@ -132,7 +188,22 @@ impl Scheduler {
     /// Generations in hand, waiting ones included, and blocks that none of them holds.
     pub(crate) fn load(&self) -> (usize, usize) {
         let queue = self.inbox.queue();
-        (queue.arrived.len() + queue.taken, queue.free_blocks)
+        (queue.arrived.len() + queue.taken.len(), queue.free_blocks)
+    }
+
+    /// Completes when a step did not end, else never.
+    pub(crate) async fn stuck(&self) -> Error {
+        self.inbox.stuck.cancelled().await;
+        self.closed()
+    }
+
+    fn closed(&self) -> Error {
+        match self.inbox.stuck.is_cancelled() {
+            true => Error::Stuck {
+                limit: self.step_limit,
+            },
+            false => Error::Stopped,
+        }
     }
 }
 
@@ -140,10 +211,26 @@ impl Drop for Scheduler {
     fn drop(&mut self) {
         self.inbox.queue().closed = true;
         self.inbox.wake.wake();
+        // Whichever comes first: the end of the step in hand, or that it does not end.
+        let ended = self.ended.get_mut();
+        let _ = ended.unwrap_or_else(PoisonError::into_inner).recv();
+        if self.inbox.stuck.is_cancelled() {
+            return;
+        }
         if let Some(thread) = self.thread.take() {
             // The thread tells its generations about a panic itself.
             let _ = thread.join();
         }
+    }
+}
+
+/// Tells that a thread ends, by a panic too.
+struct Ends(Sender<()>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // Nobody waits before the owner is dropped.
+        let _ = self.0.send(());
     }
 }
 

@@ -1,19 +1,20 @@
-//! The side of a generation that its consumer sees: text, limits, the stream.
+//! What one generation asks for beside its ids: limits, rules, the stream.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::masks::Shared;
+use super::outlet::Outlet;
 use super::plan::Arrival;
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
-use crate::generation::{Finish, Generation, Item, Usage};
+use crate::generation::{Finish, Generation, Usage};
 use crate::grammar::Grammar;
 use crate::request::Request;
 use crate::sampler::{Choice, Choosing};
@@ -21,20 +22,15 @@ use crate::tokenizer::Tokenizer;
 use crate::wake::Wake;
 
 pub(super) struct Query {
-    prompt_tokens: usize,
     max_new_tokens: usize,
-    /// Tokens generated, resumed ones included.
-    pub(super) generated: usize,
     pub(super) choosing: Choosing,
     /// Where the text is in the format that it must have.
     pub(super) grammar: Option<Shared>,
     stop_ids: Vec<u32>,
-    pub(super) compute: Duration,
     pub(super) deadline: Option<Instant>,
-    detokenizer: Detokenizer,
     /// Known before the first step where the resumed ids already end the generation.
     finished: Option<Finish>,
-    items: mpsc::Sender<Item>,
+    pub(super) outlet: Arc<Outlet>,
     cancel: CancellationToken,
     /// Polled once: keeps the scheduler's waker registered with the token.
     _cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -117,17 +113,13 @@ impl Query {
             positions: usage.prompt_tokens + request.max_new_tokens,
         };
         let query = Self {
-            prompt_tokens: usage.prompt_tokens,
             max_new_tokens: request.max_new_tokens,
-            generated: usage.completion_tokens,
             choosing,
             grammar: grammar.map(Shared::new),
             stop_ids: request.stop_ids,
-            compute: Duration::ZERO,
             deadline: request.deadline,
-            detokenizer,
             finished,
-            items,
+            outlet: Arc::new(Outlet::new(items, detokenizer, usage)),
             cancel: request.cancel,
             _cancelled: cancelled,
         };
@@ -136,7 +128,7 @@ impl Query {
 
     /// Why it must end without another step.
     pub(super) fn ended(&self) -> Option<Finish> {
-        if self.cancel.is_cancelled() || self.items.is_closed() {
+        if self.cancel.is_cancelled() || self.outlet.is_closed() {
             return Some(Finish::Cancelled);
         }
         if self
@@ -146,12 +138,6 @@ impl Query {
             return Some(Finish::Timeout);
         }
         self.finished.clone()
-    }
-
-    /// Whether a token can be sent and a place is left for the end. Only the scheduler sends, so
-    /// room does not vanish.
-    pub(super) fn has_room(&self) -> bool {
-        self.items.capacity() >= 2
     }
 
     /// Whether the request names this id as an end.
@@ -172,42 +158,15 @@ impl Query {
                 grammar.is_complete()
             }
         };
-        let Choice {
-            id,
-            logprob,
-            top_logprobs,
-        } = choice;
-        self.generated += 1;
-        self.choosing.push(id);
-        let piece = self.detokenizer.push(id);
-        // There is room; a consumer that has gone is noticed before the next step.
-        let _ = self.items.try_send(Item::Token {
-            id,
-            text: piece.text,
-            logprob,
-            top_logprobs,
-        });
-        if piece.stopped || complete {
+        self.choosing.push(choice.id);
+        // Where another thread ended it meanwhile, the reason is told already.
+        let Some(sent) = self.outlet.send(choice) else {
+            return Ok(Some(Finish::Cancelled));
+        };
+        if sent.stopped || complete {
             return Ok(Some(Finish::Stop));
         }
-        Ok((self.generated >= self.max_new_tokens).then_some(Finish::Length))
-    }
-
-    /// Sends the end.
-    pub(super) fn end(mut self, finish: Finish) {
-        let usage = Usage {
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.generated,
-        };
-        let text = self.detokenizer.finish();
-        let end = Item::End {
-            finish,
-            text,
-            usage,
-            compute: self.compute,
-        };
-        // The reserved place is free; a consumer that has gone needs no end.
-        let _ = self.items.try_send(end);
+        Ok((sent.generated >= self.max_new_tokens).then_some(Finish::Length))
     }
 }
 

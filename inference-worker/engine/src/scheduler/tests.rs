@@ -56,7 +56,7 @@ impl Backend for Counting {
 /// Whether no generation is held any more.
 fn idle(scheduler: &Scheduler) -> bool {
     let queue = scheduler.inbox.queue();
-    queue.arrived.len() + queue.taken + queue.active == 0
+    queue.arrived.len() + queue.taken.len() + queue.active == 0
 }
 
 fn start(change: impl FnOnce(&mut Options)) -> (Scheduler, Counting) {
@@ -379,4 +379,70 @@ fn requests_out_of_range_are_refused_with_the_field() {
             context: 1_000
         })
     ));
+}
+
+#[test]
+fn a_step_that_does_not_end_ends_every_generation_and_refuses_others() {
+    let limit = Duration::from_millis(300);
+    let (scheduler, backend) = start(|options| {
+        options.stream_capacity = nonzero(1);
+        options.max_active = nonzero(1);
+        options.step_limit = limit;
+    });
+    let mut active = scheduler.submit(request("a", 9)).expect("a place");
+    wait_for("a step", || !backend.seen().steps.is_empty());
+    // The backend waits for this lock, so that the next step does not end.
+    let seen = backend.seen();
+    assert!(matches!(
+        active.blocking_next(),
+        Some(Item::Token { id: 98, .. })
+    ));
+    let waiting = scheduler.submit(request("b", 9)).expect("a place");
+    let stuck = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(scheduler.stuck());
+    let text = "a step did not end within 300ms";
+    assert_eq!(stuck.to_string(), text);
+    let finish = Finish::Error(text.into());
+    assert_eq!(
+        collect(active),
+        (String::new(), finish.clone(), usage(1, 1))
+    );
+    assert_eq!(collect(waiting), (String::new(), finish, usage(1, 0)));
+    let refused = scheduler.submit(request("c", 9)).expect_err("a refusal");
+    assert!(matches!(refused, Error::Stuck { limit: shown } if shown == limit));
+    // Should the step end after all, the thread does too.
+    drop(seen);
+    wait_for("the thread's end", || {
+        let thread = scheduler.thread.as_ref();
+        thread.is_some_and(JoinHandle::is_finished)
+    });
+    assert!(idle(&scheduler));
+}
+
+#[test]
+fn dropping_the_scheduler_does_not_wait_for_a_step_that_does_not_end() {
+    let (scheduler, backend) = start(|options| {
+        options.step_limit = Duration::from_millis(300);
+    });
+    let seen = backend.seen();
+    let generation = scheduler.submit(request("a", 9)).expect("a place");
+    drop(scheduler);
+    assert!(matches!(
+        collect(generation).1,
+        Finish::Error(_) | Finish::Cancelled
+    ));
+    drop(seen);
+}
+
+#[test]
+fn many_steps_may_take_longer_than_one_step_may() {
+    let limit = Duration::from_millis(500);
+    let (scheduler, _backend) = start(|options| options.step_limit = limit);
+    let began = Instant::now();
+    while began.elapsed() < 2 * limit + limit / 4 {
+        let answer = collect(scheduler.submit(request("a", 9)).expect("a place"));
+        assert_eq!(answer.1, Finish::Length);
+    }
 }

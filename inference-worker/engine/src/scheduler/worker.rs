@@ -5,10 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Inbox;
 use super::masks::Masks;
 use super::plan::{Part, Planner, Ticket};
 use super::query::Query;
+use super::watchdog::Pulse;
+use super::{Inbox, Queue};
 use crate::backend::{Backend, Run};
 use crate::engine::Options;
 use crate::error::Error;
@@ -18,6 +19,7 @@ use crate::tokenizer::Tokenizer;
 
 pub(super) struct Worker {
     inbox: Arc<Inbox>,
+    pulse: Arc<Pulse>,
     backend: Box<dyn Backend>,
     tokenizer: Arc<Tokenizer>,
     sampler: Sampler,
@@ -31,6 +33,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         inbox: Arc<Inbox>,
+        pulse: Arc<Pulse>,
         backend: Box<dyn Backend>,
         tokenizer: Arc<Tokenizer>,
         options: &Options,
@@ -38,6 +41,7 @@ impl Worker {
         let (max_active, step_tokens) = (options.max_active.get(), options.step_tokens.get());
         Ok(Self {
             inbox,
+            pulse,
             planner: Planner::new(backend.blocks(), max_active, step_tokens),
             backend,
             tokenizer,
@@ -55,7 +59,9 @@ impl Worker {
             self.end_ended();
             let queries = &self.queries;
             let parts = self.planner.plan(Instant::now(), |ticket| {
-                queries.get(&ticket).is_some_and(Query::has_room)
+                queries
+                    .get(&ticket)
+                    .is_some_and(|query| query.outlet.has_room())
             });
             {
                 let mut queue = self.inbox.queue();
@@ -75,10 +81,12 @@ impl Worker {
         if queue.closed {
             return false;
         }
-        for (arrival, query) in queue.arrived.drain(..) {
-            self.queries.insert(self.planner.add(arrival), query);
+        let Queue { arrived, taken, .. } = &mut *queue;
+        for (arrival, query) in arrived.drain(..) {
+            let ticket = self.planner.add(arrival);
+            taken.insert(ticket, Arc::clone(&query.outlet));
+            self.queries.insert(ticket, query);
         }
-        queue.taken = self.queries.len();
         true
     }
 
@@ -95,6 +103,7 @@ impl Worker {
     }
 
     fn step(&mut self, parts: &[Part]) {
+        let _step = self.pulse.step();
         let began = Instant::now();
         match (self.compute(parts), parts) {
             (Ok(()), _) => self.choose(parts, began.elapsed()),
@@ -137,7 +146,8 @@ impl Worker {
             let Some(query) = self.queries.get_mut(&part.ticket) else {
                 continue;
             };
-            query.compute += took.mul_f64(part.range.len() as f64 / tokens as f64);
+            let share = part.range.len() as f64 / tokens as f64;
+            query.outlet.computed(took.mul_f64(share));
             if !part.last {
                 continue;
             }
@@ -192,11 +202,11 @@ impl Worker {
         };
         {
             let mut queue = self.inbox.queue();
-            queue.taken = self.queries.len();
+            queue.taken.remove(&ticket);
             queue.active = self.planner.active();
             queue.free_blocks = self.planner.free_blocks();
         }
-        query.end(finish);
+        query.outlet.end(finish);
     }
 
     fn park(&self) {
@@ -226,7 +236,8 @@ impl Drop for Worker {
         let arrived = {
             let mut queue = self.inbox.queue();
             queue.closed = true;
-            (queue.taken, queue.active) = (0, 0);
+            queue.active = 0;
+            queue.taken.clear();
             std::mem::take(&mut queue.arrived)
         };
         let finish = match std::thread::panicking() {
@@ -235,7 +246,7 @@ impl Drop for Worker {
         };
         let taken = std::mem::take(&mut self.queries).into_values();
         for query in taken.chain(arrived.into_iter().map(|(_, query)| query)) {
-            query.end(finish.clone());
+            query.outlet.end(finish.clone());
         }
     }
 }
