@@ -2,7 +2,7 @@
 
 use crate::wire::error::{Detail, DetailKind};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use std::collections::BTreeMap;
 
 /// Messages of one conversation at most.
@@ -50,7 +50,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frequency_penalty: Option<f64>,
     /// Added to the scores of tokens, by id; each -100 to 100.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "by_id")]
     pub logit_bias: BTreeMap<u32, f64>,
     /// Fixes the random numbers; absent, they follow from the query's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +108,16 @@ pub enum Format {
     JsonSchema(serde_json::Value),
     /// Text that this regular expression matches as a whole.
     Regex(String),
+}
+
+/// JSON has texts as keys, which serde does not take for numbers inside of an enum with a tag.
+fn by_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, f64>, D::Error> {
+    let by_text = BTreeMap::<String, f64>::deserialize(deserializer)?;
+    let by_id = by_text.into_iter().map(|(id, bias)| {
+        let id = id.parse().map_err(D::Error::custom)?;
+        Ok((id, bias))
+    });
+    by_id.collect()
 }
 
 impl Options {
@@ -236,5 +246,16 @@ mod tests {
         };
         let json = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), options);
+        // As in a command.
+        #[derive(Deserialize)]
+        #[serde(tag = "command")]
+        enum Tagged {
+            Ask { options: Options },
+        }
+        let tagged = serde_json::json!({ "command": "Ask", "options": options });
+        let Tagged::Ask { options: read } = serde_json::from_value(tagged).unwrap();
+        assert_eq!(read, options);
+        let wrong = r#"{"logit_bias": {"seven": 1}}"#;
+        assert!(serde_json::from_str::<Options>(wrong).is_err());
     }
 }
