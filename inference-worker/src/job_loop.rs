@@ -2,11 +2,12 @@
 //! on: a job whose worker falls silent goes to another one.
 
 use crate::{
-    answer::{Ended, Worker},
+    answer::{Delivered, Ended, Worker},
     lanes::{Lane, Lanes},
     models::{Models, Place},
 };
 use async_nats::jetstream::{self, AckKind, Message};
+use domain::subject::Priority;
 use infra::{jobs::Waiting, lifecycle::Lifecycle, retry::Backoff, telemetry};
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
@@ -90,10 +91,14 @@ async fn take_jobs(
         for message in lanes.pull(open, interrupted).await? {
             let with_room = models.with_room();
             let lane = lanes.of(&message);
-            match lane.and_then(|lane| lane.answered_by(&with_room)) {
-                Some(model) if !lifecycle.is_stopping() => {
+            let taken =
+                lane.and_then(|lane| Some((lane.priority(), lane.answered_by(&with_room)?)));
+            match taken {
+                Some((priority, model)) if !lifecycle.is_stopping() => {
                     let (worker, place) = (worker.clone(), models.take(model));
-                    lifecycle.spawn("job", async move { work(&worker, message, place).await });
+                    lifecycle.spawn("job", async move {
+                        work(&worker, message, priority, place).await;
+                    });
                 }
                 // It came together with one that took the room.
                 _ => message.ack_with(AckKind::Nak(None)).await?,
@@ -103,7 +108,7 @@ async fn take_jobs(
     Ok(())
 }
 
-async fn work(worker: &Worker, message: Message, mut place: Place) {
+async fn work(worker: &Worker, message: Message, priority: Priority, mut place: Place) {
     let headers = message.headers.as_ref();
     let waiting = match Waiting::read(&message.subject, headers, &message.payload) {
         Ok(waiting) => waiting,
@@ -114,9 +119,13 @@ async fn work(worker: &Worker, message: Message, mut place: Place) {
         }
     };
     let query = waiting.query();
-    let delivery = message.info().map_or(1, |info| info.delivered);
+    let delivered = Delivered {
+        waiting,
+        delivery: message.info().map_or(1, |info| info.delivered),
+        priority,
+    };
     let mut signs = tokio::time::interval(PROGRESS);
-    let working = worker.answer(waiting, delivery, &mut place);
+    let working = worker.answer(delivered, &mut place);
     tokio::pin!(working);
     let ended = loop {
         tokio::select! {

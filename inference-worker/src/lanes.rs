@@ -36,6 +36,11 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    /// How urgent its jobs are.
+    pub(crate) const fn priority(&self) -> Priority {
+        self.priority
+    }
+
     /// The model that would answer a job from here at once.
     pub(crate) fn answered_by<'a>(
         &'a self,

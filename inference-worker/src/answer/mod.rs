@@ -17,6 +17,7 @@ use async_nats::Client;
 use domain::{
     id::{CommandId, QueryId},
     query::{Answer, Usage},
+    subject::Priority,
     wire::{error::Code, job::Job, token::Chunk},
 };
 use engine::{
@@ -49,6 +50,14 @@ pub(crate) enum Ended {
     Lost,
     /// Nobody can read the job.
     Unreadable,
+}
+
+/// A job as it was handed out.
+pub(crate) struct Delivered {
+    pub(crate) waiting: Waiting,
+    /// How often it was.
+    pub(crate) delivery: i64,
+    pub(crate) priority: Priority,
 }
 
 /// What jobs are worked on with. Clones share it.
@@ -92,21 +101,19 @@ impl Worker {
     }
 
     /// Answers a query, or goes on where the worker before has stopped.
-    pub(crate) async fn answer(&self, waiting: Waiting, delivery: i64, place: &mut Place) -> Ended {
-        let query = waiting.query();
+    pub(crate) async fn answer(&self, delivered: Delivered, place: &mut Place) -> Ended {
+        let Delivered {
+            waiting, delivery, ..
+        } = &delivered;
+        let (query, delivery) = (waiting.query(), *delivery);
         let start = self.reporting.start_id(query, delivery);
-        let finding = self.find(&waiting);
+        let finding = self.find(waiting);
         if delivery == 1 {
             // The client waits for its first chunk, so the model begins while the log is told.
             // Nothing is published before the log has it.
             let model = place.served().id().to_owned();
             let started = self.reporting.start(query, start, &model).shared();
-            let job = Delivered {
-                waiting: &waiting,
-                delivery,
-                start,
-            };
-            let work = self.work(job, finding, place, started.clone());
+            let work = self.work(&delivered, start, finding, place, started.clone());
             return tokio::join!(work, started).0;
         }
         let found = match finding.await {
@@ -132,19 +139,15 @@ impl Worker {
         }
         let model = place.served().id().to_owned();
         let started = self.reporting.start(query, start, &model).shared();
-        let job = Delivered {
-            waiting: &waiting,
-            delivery,
-            start,
-        };
-        let work = self.work(job, ready(Ok(found)), place, started.clone());
+        let work = self.work(&delivered, start, ready(Ok(found)), place, started.clone());
         tokio::join!(work, started).0
     }
 
     /// Everything but telling the log that this worker starts, which `started` is about.
     async fn work(
         &self,
-        job: Delivered<'_>,
+        job: &Delivered,
+        start: CommandId,
         finding: impl Future<Output = Result<Found, Ended>>,
         place: &mut Place,
         started: impl Future<Output = Option<Ended>>,
@@ -156,7 +159,7 @@ impl Worker {
             Err(later @ Ended::Later(_)) => return started.await.unwrap_or(later),
             Err(ended) => return ended,
         };
-        match self.begin(&job, found, place).await {
+        match self.begin(job, found, place).await {
             Err(Instead::Ended(ended)) => ended,
             Err(Instead::Failed(code, message)) => match started.await {
                 Some(nothing_to_do) => nothing_to_do,
@@ -164,7 +167,7 @@ impl Worker {
             },
             Ok(begun) => match started.await {
                 Some(nothing_to_do) => nothing_to_do,
-                None => self.go_on(&job, begun, place).await,
+                None => self.go_on(query, start, begun, place).await,
             },
         }
     }
@@ -172,7 +175,7 @@ impl Worker {
     /// Has the model begin, or go on after what the stream holds.
     async fn begin(
         &self,
-        delivered: &Delivered<'_>,
+        delivered: &Delivered,
         found: Found,
         place: &mut Place,
     ) -> Result<Begun, Instead> {
@@ -216,7 +219,13 @@ impl Worker {
         }
         let provider = place.served().provider().clone();
         let items = self
-            .submit(provider, &job, &writer, stop.token.clone())
+            .submit(
+                provider,
+                &job,
+                delivered.priority,
+                &writer,
+                stop.token.clone(),
+            )
             .await;
         let items = items.map_err(|error| refused(query, &error))?;
         Ok(Begun {
@@ -228,8 +237,13 @@ impl Worker {
     }
 
     /// Publishes the answer to its end.
-    async fn go_on(&self, delivered: &Delivered<'_>, begun: Begun, place: &mut Place) -> Ended {
-        let query = delivered.waiting.query();
+    async fn go_on(
+        &self,
+        query: QueryId,
+        start: CommandId,
+        begun: Begun,
+        place: &mut Place,
+    ) -> Ended {
         let Begun {
             job,
             items,
@@ -244,12 +258,12 @@ impl Worker {
             Ok(Said::Otherwise) => {
                 return self.failed(query, "it contradicts what was shown").await;
             }
-            Err(Lost) => return self.after_loss(query, delivered.start, &model).await,
+            Err(Lost) => return self.after_loss(query, start, &model).await,
         };
         let finish_reason = match &generated.end.finish {
             Finish::Stop => "stop",
             Finish::Length => "length",
-            Finish::Cancelled => return self.after_loss(query, delivered.start, &model).await,
+            Finish::Cancelled => return self.after_loss(query, start, &model).await,
             Finish::Timeout => {
                 let message = "The query took too long";
                 return self
@@ -275,11 +289,18 @@ impl Worker {
         &self,
         provider: Arc<dyn Provider>,
         job: &Job,
+        priority: Priority,
         writer: &StreamWriter,
         cancel: CancellationToken,
     ) -> Result<provider::Answer, engine::Error> {
         let published = writer.chunks().flat_map(|chunk| chunk.ids.iter().copied());
-        let request = request::request(job, published.collect(), self.max_new_tokens, cancel);
+        let request = request::request(
+            job,
+            priority,
+            published.collect(),
+            self.max_new_tokens,
+            cancel,
+        );
         if request.response_format == ResponseFormat::Text {
             return provider.answer(request);
         }
@@ -333,14 +354,6 @@ impl Worker {
             .fail(query, Code::QueryModelError, message)
             .await
     }
-}
-
-/// The job of a delivery.
-struct Delivered<'a> {
-    waiting: &'a Waiting,
-    delivery: i64,
-    /// The command that tells the log of this delivery.
-    start: CommandId,
 }
 
 /// A model that has begun with a job.

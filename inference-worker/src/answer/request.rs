@@ -5,10 +5,11 @@ use domain::{
         Options,
         options::{Format, Message, Role},
     },
+    subject::Priority,
     wire::job::Job,
 };
 use engine::{
-    Priority, ResponseFormat,
+    ResponseFormat,
     provider::{ChatRequest, Wishes},
 };
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// `max_new_tokens`, whatever is wished.
 pub(super) fn request(
     job: &Job,
+    priority: Priority,
     generated: Vec<u32>,
     max_new_tokens: usize,
     cancel: CancellationToken,
@@ -29,8 +31,12 @@ pub(super) fn request(
     ChatRequest {
         id: job.query.uuid().as_u128(),
         owner: job.owner.uuid().as_u128(),
-        // Whoever asks waits for the answer; a job says nothing that a person could not claim.
-        priority: Priority::Interactive,
+        priority: match priority {
+            Priority::Crisis => engine::Priority::Crisis,
+            Priority::Interactive => engine::Priority::Interactive,
+            Priority::Workflow => engine::Priority::Workflow,
+            Priority::Sync => engine::Priority::Sync,
+        },
         generated,
         wishes: wishes(&wished),
         logprobs: wished.logprobs.map(usize::from),
@@ -98,11 +104,18 @@ mod tests {
 
     #[test]
     fn a_question_alone_is_one_message_and_has_no_wishes() {
-        let request = request(&job(None), vec![3], 512, CancellationToken::new());
+        let request = request(
+            &job(None),
+            Priority::Sync,
+            vec![3],
+            512,
+            CancellationToken::new(),
+        );
         assert_eq!(request.messages.len(), 1);
         assert_eq!(request.messages[0].role, "user");
         assert_eq!(request.messages[0].content, "Why?");
         assert_eq!(request.generated, [3]);
+        assert_eq!(request.priority, engine::Priority::Sync);
         assert_eq!(request.max_new_tokens, 512);
         assert_eq!(request.wishes, Wishes::default());
         assert_eq!(request.logprobs, None);
@@ -131,7 +144,13 @@ mod tests {
         }))
         .unwrap();
         let asked = job(Some(options.clone()));
-        let asked = request(&asked, vec![], 512, CancellationToken::new());
+        let asked = request(
+            &asked,
+            Priority::Crisis,
+            vec![],
+            512,
+            CancellationToken::new(),
+        );
         let said: Vec<_> = asked.messages.iter().map(|each| &*each.role).collect();
         assert_eq!(said, ["system", "user"]);
         assert_eq!(asked.max_new_tokens, 512);
@@ -157,7 +176,13 @@ mod tests {
             max_tokens: Some(3),
             ..options
         }));
-        let short = request(&short, vec![], 512, CancellationToken::new());
+        let short = request(
+            &short,
+            Priority::Crisis,
+            vec![],
+            512,
+            CancellationToken::new(),
+        );
         assert_eq!(short.max_new_tokens, 3);
     }
 }
