@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod archive;
+pub mod asking;
 pub mod browser;
 pub mod bytes;
 pub mod catalogue;

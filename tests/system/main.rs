@@ -36,6 +36,7 @@ mod sealed_streams;
 mod server;
 mod sockets;
 mod timers;
+mod workers;
 mod write_path;
 
 /// Not a test: services that run as processes of their own are this binary, started again.
