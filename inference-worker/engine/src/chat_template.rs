@@ -27,6 +27,11 @@ const FUEL: u64 = 2_000_000;
 /// More for each byte of the messages, which a template may look at and copy several times.
 const FUEL_PER_BYTE: u64 = 64;
 
+/// Bytes of a rendered text at most: so many, and more for each byte of the messages, as a template
+/// may repeat some of them.
+const TEXT_LIMIT: usize = 1 << 20;
+const TEXT_PER_BYTE: usize = 16;
+
 /// Used where a model directory has no template: one line per message, named by its role.
 const PLAIN: &str = "\
 {%- for message in messages -%}
@@ -136,7 +141,8 @@ impl ChatTemplate {
     /// The rendered conversation, ending where the assistant's next answer begins.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] where the template fails or calls `raise_exception`.
+    /// [`Error::ChatTemplate`] where the template fails, calls `raise_exception` or writes far more
+    /// than it was given.
     pub fn render(&self, messages: &[Message]) -> Result<String, Error> {
         let bytes: usize = messages.iter().map(|each| each.content.len()).sum();
         let mut environment = self.environment.clone();
@@ -145,7 +151,7 @@ impl ChatTemplate {
             .iter()
             .map(|message| context! { role => &message.role, content => &message.content })
             .collect();
-        environment
+        let text = environment
             .get_template(NAME)
             .and_then(|template| {
                 template.render(context! {
@@ -158,7 +164,17 @@ impl ChatTemplate {
                     documents => (),
                 })
             })
-            .map_err(Error::ChatTemplate)
+            .map_err(Error::ChatTemplate)?;
+        let limit = TEXT_LIMIT.saturating_add(TEXT_PER_BYTE.saturating_mul(bytes));
+        if text.len() > limit {
+            let length = text.len();
+            let reason = format!("it writes {length} bytes, at most {limit} are served");
+            return Err(Error::ChatTemplate(minijinja::Error::new(
+                ErrorKind::InvalidOperation,
+                reason,
+            )));
+        }
+        Ok(text)
     }
 
     /// The ids of the rendered conversation; special tokens inside the contents are removed
@@ -263,6 +279,24 @@ mod tests {
             let result = template(Some(source)).render(&[]);
             assert!(matches!(result, Err(Error::ChatTemplate(_))), "{source}");
         }
+    }
+
+    #[test]
+    fn a_text_much_longer_than_the_messages_is_refused() {
+        let twice = format!("{{{{ ('x' * {TEXT_LIMIT}) ~ messages[0].content * 20 }}}}");
+        let content = "four".repeat(TEXT_LIMIT);
+        for (source, messages) in [
+            (format!("{{{{ 'x' * {} }}}}", TEXT_LIMIT + 1), messages(&[])),
+            (twice, messages(&[("user", &content)])),
+        ] {
+            let Err(Error::ChatTemplate(error)) = template(Some(&source)).render(&messages) else {
+                panic!("expected a refusal")
+            };
+            assert!(error.to_string().contains("at most"), "{error}");
+        }
+        let longest = format!("{{{{ 'x' * {TEXT_LIMIT} }}}}");
+        let text = template(Some(&longest)).render(&[]).expect("text");
+        assert_eq!(text.len(), TEXT_LIMIT);
     }
 
     #[test]

@@ -206,7 +206,18 @@ fn templates_that_refuse_fail_or_never_end_are_refused() {
     for (template, reason) in [
         ("{% if %}", "chat template"),
         ("{{ raise_exception('only tools') }}", "only tools"),
-        ("{% include 'chat' %}", "chat template"),
+        ("{% include 'chat' %}", "recursion"),
+        ("{% extends 'chat' %}", "chat template"),
+        ("{% import 'chat' as chat %}{{ chat.text }}", "recursion"),
+        (
+            "{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
+            "recursion",
+        ),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "fuel",
+        ),
+        ("{{ 'x' * 9999999 }}", "it writes 9999999 bytes, at most"),
     ] {
         let dir = directory("llama");
         write(dir.path(), "chat_template.jinja", template);
