@@ -21,6 +21,7 @@ pub mod id;
 pub mod limits;
 pub mod policy;
 pub mod query;
+pub mod routing;
 pub mod schema;
 pub mod session;
 pub mod stores;

@@ -149,7 +149,7 @@ pub(crate) async fn submit(
         key,
         submission,
     } = draft;
-    let kind = QueryKind::of(&submission.operation, &submission.text);
+    let kind = QueryKind::of(&submission);
     // The user is part of it: a stranger's submission under the same id is another command.
     let id = CommandId::derived(&[&user.to_string(), &query.to_string(), "submit"]);
     let body = Body::SubmitQuery {

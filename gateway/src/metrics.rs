@@ -1,5 +1,6 @@
 //! What Prometheus is told (contract §14).
 
+use domain::query::{Complexity, Submission};
 use http::Method;
 use infra::metrics::{END, append};
 use prometheus_client::{
@@ -60,19 +61,14 @@ pub(crate) struct Metrics {
 }
 
 impl QueryKind {
-    pub(crate) fn of(operation: &str, text: &str) -> Self {
+    pub(crate) fn of(submission: &Submission) -> Self {
         Self {
-            operation: match operation {
+            operation: match submission.operation.as_str() {
                 "general" => "general",
                 "analysis" => "analysis",
                 _ => "other",
             },
-            // By length: what it takes to answer is not known before.
-            complexity: match text.len() {
-                0..200 => "simple",
-                200..2_000 => "moderate",
-                _ => "complex",
-            },
+            complexity: Complexity::of(submission).as_str(),
         }
     }
 }
@@ -184,7 +180,11 @@ mod tests {
         let metrics = Metrics::new();
         metrics.answered(&Method::GET, "/health", 200, Duration::from_millis(3));
         metrics.socket_opened();
-        let kind = QueryKind::of("haiku", "Why?");
+        let kind = QueryKind::of(&Submission {
+            text: "Why?".into(),
+            operation: "haiku".into(),
+            ..Submission::default()
+        });
         metrics.query_ended(kind, "success", Some("demo"), Duration::from_secs(1));
         let text = metrics.text();
         for line in [
