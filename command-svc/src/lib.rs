@@ -4,7 +4,8 @@
 //! of who may do what, and goes to its handler, one file each. Most handlers are one call of
 //! [`write_path::WritePath::execute`]: load, fold, decide, append with the expected sequence, try
 //! again on conflict. Beside it, [`policy_runner`] carries out what should follow from events,
-//! and [`timers`] what should happen at a time. [`query_keys`] gives out keys of single queries.
+//! and [`timers`] what should happen at a time. [`query_keys`] gives out keys of single queries;
+//! [`routing`] decides which model a query is given to.
 //!
 //! To add a command: its variant in [`domain::wire::command::Body`], its row in
 //! [`domain::authority`], a file in `handler/` and a line in its `dispatch`.
@@ -14,6 +15,7 @@ pub mod handler;
 pub mod passwords;
 pub mod policy_runner;
 pub mod query_keys;
+pub mod routing;
 pub mod submissions;
 pub mod timers;
 pub mod write_path;
@@ -26,12 +28,17 @@ use infra::{
     lifecycle::Lifecycle,
     sealing::{Keyring, Sealing},
     snapshots::Snapshots,
+    workers::Workers,
 };
 use policy_runner::{Runner, parked::Parking};
-use tracing::info;
+use routing::Router;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tracing::{info, warn};
 use write_path::WritePath;
 
 const DEFAULT_QUERY_LIFE_SECS: u32 = (limits::QUERY_LIFE_MILLIS / 1000) as u32;
+/// How long the list of workers may take at the start.
+const WORKERS_WAIT: Duration = Duration::from_secs(5);
 
 /// What command-svc needs to know.
 #[derive(Clone, Debug)]
@@ -44,6 +51,8 @@ pub struct Config {
     pub policies: policy::Settings,
     /// Most commands in work at once; more are turned away at once.
     pub in_work: usize,
+    /// Which model answers what: a file in place of the rules of the tree.
+    pub routing_rules: Option<PathBuf>,
 }
 
 impl Config {
@@ -54,11 +63,12 @@ impl Config {
             sealing,
             policies: policy::Settings::default(),
             in_work: 2_048,
+            routing_rules: None,
         }
     }
 
-    /// From the environment: `QUERY_LIFE_SECS`, `COMMANDS_IN_WORK`, [`Sealing::from_env`], and how
-    /// to reach NATS.
+    /// From the environment: `QUERY_LIFE_SECS`, `COMMANDS_IN_WORK`, `ROUTING_RULES`,
+    /// [`Sealing::from_env`], and how to reach NATS.
     ///
     /// # Errors
     /// When a variable cannot be read.
@@ -78,12 +88,14 @@ impl Config {
                 reason: "a query needs some time".to_owned(),
             });
         }
+        let rules = config::text("ROUTING_RULES", "");
         let defaults = Self::at(config::Nats::from_env()?, sealing);
         Ok(Self {
             policies: policy::Settings {
                 query_life_millis: i64::from(life) * 1000,
             },
             in_work: config::parsed("COMMANDS_IN_WORK", defaults.in_work)?,
+            routing_rules: (!rules.is_empty()).then(|| PathBuf::from(rules)),
             ..defaults
         })
     }
@@ -92,6 +104,9 @@ impl Config {
 /// command-svc could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The rules of routing cannot be used.
+    #[error(transparent)]
+    Rules(#[from] routing::file::Error),
     /// No connection.
     #[error(transparent)]
     Nats(#[from] infra::nats::Error),
@@ -132,6 +147,7 @@ pub enum Error {
 /// # Errors
 /// When it cannot start.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
+    let rules = routing::file::load(config.routing_rules.as_deref())?;
     infra::durability::check(&config.nats).await?;
     let client = infra::nats::connect(&config.nats, "backend-command-svc").await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
@@ -150,7 +166,15 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         .bounded(is_bounded);
     let write = WritePath::new(store, commits);
     let passwords = passwords::Passwords::new()?;
-    let handlers = handler::Handlers::new(&client, write, passwords, submissions);
+    let workers = Workers::watch(&client, &lifecycle);
+    if tokio::time::timeout(WORKERS_WAIT, workers.synced())
+        .await
+        .is_err()
+    {
+        warn!("the workers are not known yet: queries wait for whichever comes first");
+    }
+    let router = Arc::new(Router::new(rules, workers));
+    let handlers = handler::Handlers::new(&client, write, passwords, submissions, router);
     let parked = Parking::open(&context).await.map_err(Error::Parked)?;
     let runner = Runner::new(
         &client,

@@ -120,7 +120,12 @@ fn query_command(order: &QueryOrder, _: &Query, _: u128) -> (query::Command, Act
                     reference: None,
                     options: None,
                 },
-                route: None,
+                route: Ok(query::Route {
+                    model: "m".into(),
+                    rule: "r".into(),
+                    reason: "why".into(),
+                    complexity: query::Complexity::Simple,
+                }),
             };
             (submit, Actor::User(account(*who)))
         }

@@ -4,7 +4,8 @@
 use domain::{
     Actor, Aggregate, Context, Timestamp,
     id::{AccountId, CommandId, QueryId, RefreshId, SessionId},
-    query::{Answer, Command, Query, Submission, Usage},
+    query::{Answer, Command, Complexity, Query, Route, Submission, Usage},
+    routing::Unroutable,
     session::{self, Session},
     wire::error::Code,
 };
@@ -22,9 +23,22 @@ fn cx(actor: Actor, millis: i64) -> Context {
     }
 }
 
+/// A repeat of what was accepted stays accepted when no model takes it any more.
+fn routes() -> impl Strategy<Value = Result<Route, Unroutable>> {
+    prop_oneof![
+        Just(Ok(Route {
+            model: "m".into(),
+            rule: "r".into(),
+            reason: "why".into(),
+            complexity: Complexity::Simple,
+        })),
+        Just(Err(Unroutable("none".into()))),
+    ]
+}
+
 fn query_command() -> impl Strategy<Value = Command> {
     prop_oneof![
-        Just(Command::Submit {
+        routes().prop_map(|route| Command::Submit {
             query: QUERY,
             owner: OWNER,
             submission: Submission {
@@ -35,7 +49,7 @@ fn query_command() -> impl Strategy<Value = Command> {
                 reference: None,
                 options: None,
             },
-            route: None,
+            route,
         }),
         Just(Command::Start {
             query: QUERY,

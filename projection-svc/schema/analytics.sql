@@ -5,6 +5,8 @@ SELECT query_id,
        owner AS user_id,
        operation,
        COALESCE(model_used, model) AS model,
+       route->>'rule' AS rule,
+       route->>'complexity' AS complexity,
        status,
        error_code,
        cancelled_by,
@@ -24,6 +26,8 @@ COMMENT ON COLUMN rm_queries.query_id IS 'The query.';
 COMMENT ON COLUMN rm_queries.user_id IS 'The account that asked.';
 COMMENT ON COLUMN rm_queries.operation IS 'general, analysis, or another operation that the client named.';
 COMMENT ON COLUMN rm_queries.model IS 'The model that answered or, before the answer, works on it. Null while the query waits.';
+COMMENT ON COLUMN rm_queries.rule IS 'The rule that chose the model it was given to. Null for queries from before there were rules.';
+COMMENT ON COLUMN rm_queries.complexity IS 'How much work it was taken for: simple, moderate or complex. Null where rule is.';
 COMMENT ON COLUMN rm_queries.status IS 'queued, processing, completed, failed or cancelled.';
 COMMENT ON COLUMN rm_queries.error_code IS 'Why it failed: an error code of the API. Null where it did not.';
 COMMENT ON COLUMN rm_queries.cancelled_by IS 'Who gave a cancelled query up: owner or system. Null unless it was cancelled.';

@@ -91,6 +91,7 @@ CREATE TABLE queries (
     operation         text NOT NULL,
     file_ids          jsonb NOT NULL,
     reference         bytea,
+    route             jsonb,
     status            text NOT NULL,
     worker            text,
     model             text,

@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, postgres::PgR
 /// Version of the views: of their tables and of what they make of events. Raise it with every
 /// change of either; an instance serves and writes generations of its own version only, and builds
 /// one where the live one is of another.
-pub(crate) const VERSION: i32 = 4;
+pub(crate) const VERSION: i32 = 5;
 
 const TABLES: &str = include_str!("../schema/generation.sql");
 const INDEXES: &str = include_str!("../schema/indexes.sql");

@@ -104,6 +104,8 @@ pub struct Options {
     pub unsealed: bool,
     /// The log is made as one that queries may leave; it is for the test to have them leave.
     pub bounded: bool,
+    /// Which model answers what, where it is not as the rules of the tree say.
+    pub routing_rules: Option<&'static str>,
 }
 
 /// Servers and services of one test. Everything goes when it is dropped.
@@ -163,6 +165,14 @@ impl World {
             env.retain(|(name, _)| name != "MASTER_KEYS_FILE");
             env.push(("MASTER_KEYS_FILE".into(), file.display().to_string()));
         }
+        let rules = options.routing_rules.map(|rules| {
+            let file = logs.path().join("routing.toml");
+            std::fs::write(&file, rules).expect("a file");
+            file
+        });
+        if let Some(file) = &rules {
+            env.push(("ROUTING_RULES".into(), file.display().to_string()));
+        }
         if options.bounded {
             env.push(("LOG_KEEP_DAYS".into(), "0.000001".into()));
         }
@@ -179,7 +189,7 @@ impl World {
             logs,
         };
         match options.services {
-            Services::InProcess => world.run_in_process(options),
+            Services::InProcess => world.run_in_process(options, rules),
             Services::AsProcesses => {
                 for role in Role::ALL {
                     if !(role == Role::Worker && options.no_worker) {
@@ -192,7 +202,7 @@ impl World {
         world
     }
 
-    fn run_in_process(&self, options: Options) {
+    fn run_in_process(&self, options: Options, routing_rules: Option<PathBuf>) {
         let nats = config::Nats::at(&self.stack.endpoints().nats_url);
         let postgres = config::Postgres::at(&self.stack.endpoints().database_url);
         let mut gateway = gateway::Config::new(config::Secret::new(signing_key()), nats.clone());
@@ -208,7 +218,8 @@ impl World {
         worker.model_dirs.extend(options.model.dir());
         worker.max_new_tokens = 160;
         let sealing = self.stack.endpoints().sealing().expect("master keys");
-        let commands = commands(&nats, sealing.clone(), options);
+        let mut commands = commands(&nats, sealing.clone(), options);
+        commands.routing_rules = routing_rules;
         let mut projections = projection_svc::Config::at(nats, sealing, postgres);
         let every = options.copy_every.unwrap_or(archive::EVERY);
         let store = self.stack.endpoints().s3.clone();

@@ -8,7 +8,7 @@ use domain::{
     Actor, Aggregate, Timestamp,
     commit::header,
     id::{AccountId, CommandId, QueryId},
-    query::{Command, Query, Submission},
+    query::{Command, Complexity, Query, Route, Submission},
     subject::EVENTS,
 };
 use futures_util::future::join_all;
@@ -327,7 +327,12 @@ async fn callers_of_one_aggregate_queue_instead_of_conflicting() {
             reference: None,
             options: None,
         },
-        route: None,
+        route: Ok(Route {
+            model: "any".into(),
+            rule: "default".into(),
+            reason: "No worker is there".into(),
+            complexity: Complexity::Simple,
+        }),
     };
     write
         .execute(&cache, id, Expect::Absent, submit, &provenance(owner))

@@ -32,6 +32,7 @@ mod projections;
 mod promises;
 mod queries;
 mod restore;
+mod routing;
 mod sealed_streams;
 mod server;
 mod sockets;

@@ -11,6 +11,7 @@ mod submit_query;
 
 use crate::{
     passwords::{self, Passwords},
+    routing::Router,
     submissions::{self, Submissions},
     write_path::{self, Cache, WritePath},
 };
@@ -53,6 +54,7 @@ struct Shared {
     write: WritePath,
     passwords: Passwords,
     submissions: Submissions,
+    router: Arc<Router>,
     accounts: Cache<Account>,
     sessions: Cache<Session>,
     queries: Cache<Query>,
@@ -66,12 +68,14 @@ impl Handlers {
         write: WritePath,
         passwords: Passwords,
         submissions: Submissions,
+        router: Arc<Router>,
     ) -> Self {
         Self(Arc::new(Shared {
             client: client.clone(),
             write,
             passwords,
             submissions,
+            router,
             accounts: Cache::default(),
             sessions: Cache::default(),
             queries: Cache::default(),

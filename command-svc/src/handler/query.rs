@@ -62,6 +62,7 @@ pub(super) async fn handle(
                     Problem::new(Code::NotFound, "Query not found")
                 }
                 Refused::Ended(_) => Problem::new(Code::Conflict, rule.to_string()),
+                Refused::Unroutable(_) => Problem::new(Code::QueryRoutingError, rule.to_string()),
             })
         })?;
     outcome(query, &done)

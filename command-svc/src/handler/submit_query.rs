@@ -38,19 +38,29 @@ pub(super) async fn handle(
             .resolve(owner, query, named, via, &submission, clock::now())
             .await?
     };
+    // Only some rules ask whose it is, and only then the account is read.
+    let tier = match shared.router.asks_for_tier() {
+        true => Some(shared.profile(owner).await?.tier),
+        false => None,
+    };
+    let route = shared.router.route(&submission, tier);
+    let model = route.as_ref().ok().map(|route| route.model.clone());
     let posted = (named && via == Via::Rest).then(|| submission.clone());
     // Whoever comes first under this id makes it; for the others it is a repeat.
     let submit = Command::Submit {
         query,
         owner,
         submission,
-        route: None,
+        route,
     };
     let done = shared
         .write
         .execute(&shared.queries, query.uuid(), Expect::Absent, submit, &cx)
         .await
         .map_err(|error| Problem::from_write(error, refused))?;
+    if let Some(model) = model.filter(|_| done.appended) {
+        shared.router.note(model);
+    }
     if let Some(posted) = posted.filter(|_| done.appended) {
         let noted = shared
             .submissions
@@ -75,5 +85,6 @@ fn refused(rule: Refused) -> Problem {
         )])),
         Refused::Unknown => Problem::new(Code::NotFound, "Query not found"),
         Refused::Ended(_) => Problem::new(Code::Conflict, rule.to_string()),
+        Refused::Unroutable(_) => Problem::new(Code::QueryRoutingError, rule.to_string()),
     }
 }

@@ -1,6 +1,7 @@
 use super::{Answer, Route, Submission};
 use crate::{
     id::{AccountId, QueryId},
+    routing::Unroutable,
     wire::error::Code,
 };
 
@@ -15,8 +16,9 @@ pub enum Command {
         owner: AccountId,
         /// What.
         submission: Submission,
-        /// Which model it is given to.
-        route: Option<Route>,
+        /// Which model it is given to. Where none takes it, it is refused, unless it was asked
+        /// before.
+        route: Result<Route, Unroutable>,
     },
     /// A worker takes it.
     Start {

@@ -1,5 +1,5 @@
 use super::{CancelledBy, Command, Event, Query, Status};
-use crate::{Actor, Context, id::AccountId};
+use crate::{Actor, Context, id::AccountId, routing::Unroutable};
 
 /// Why a query refuses an order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum Refused {
     /// It has ended otherwise.
     #[error("the query has ended already ({})", .0.as_str())]
     Ended(Status),
+    /// No model takes it.
+    #[error(transparent)]
+    Unroutable(#[from] Unroutable),
 }
 
 pub(super) fn decide(query: &Query, command: Command, cx: &Context) -> Result<Vec<Event>, Refused> {
@@ -33,7 +36,7 @@ pub(super) fn decide(query: &Query, command: Command, cx: &Context) -> Result<Ve
                 query,
                 owner,
                 submission,
-                route,
+                route: Some(route?),
                 at: cx.now,
             }]),
             Command::Start { .. }

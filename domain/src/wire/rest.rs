@@ -5,7 +5,7 @@ use crate::{
     account::Tier,
     api_keys::Scope,
     id::{AccountId, ApiKeyId, QueryId, SessionId},
-    query::Status,
+    query::{Route, Status},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -78,6 +78,9 @@ pub struct QueryItem {
     pub latency_ms: Option<u64>,
     /// Files that belong to the question; `null` without any.
     pub file_references: Option<Vec<FileReference>>,
+    /// Which model it was given to and why; `null` for queries from before there were rules.
+    #[serde(default)]
+    pub route: Option<Route>,
     /// When it was asked.
     pub created_at: Timestamp,
     /// When it ended.

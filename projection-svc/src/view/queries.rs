@@ -12,7 +12,7 @@ use crate::{
 use domain::{
     Timestamp,
     id::{AccountId, QueryId},
-    query::{Answer, CancelledBy, Event, Status},
+    query::{Answer, CancelledBy, Event, Route, Status},
     text::storable,
     wire::{
         error::Code,
@@ -46,6 +46,7 @@ pub(super) struct Submitted {
     operation: String,
     file_ids: Vec<String>,
     reference: Option<Vec<u8>>,
+    route: Option<Route>,
     at: Timestamp,
 }
 
@@ -99,7 +100,7 @@ pub(super) fn apply(
             query,
             owner,
             submission,
-            route: _,
+            route,
             at,
         } => {
             let new = Submitted {
@@ -111,6 +112,13 @@ pub(super) fn apply(
                     .reference
                     .as_deref()
                     .map(|reference| cell(REFERENCE, query, reference)),
+                // Names of models and rules, and numbers: no words of a person.
+                route: route.as_ref().map(|route| Route {
+                    model: stored(&route.model),
+                    rule: stored(&route.rule),
+                    reason: stored(&route.reason),
+                    complexity: route.complexity,
+                }),
                 at: *at,
             };
             return changes.begin(query.uuid(), new, seq);
@@ -199,11 +207,11 @@ type Row<'a> = &'a Change<Submitted, Later>;
 async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let statement = sqlx::query(
         "INSERT INTO queries
-             (query_id, owner, query, operation, file_ids, reference, status, worker, model,
+             (query_id, owner, query, operation, file_ids, reference, route, status, worker, model,
               attempts, started_at, response_text, model_used, confidence, latency_ms,
               finish_reason, prompt_tokens, completion_tokens, error_code, error_message,
               cancelled_by, completed_at, created_at, last_seq)
-         SELECT query_id, owner, query, operation, file_ids, reference,
+         SELECT query_id, owner, query, operation, file_ids, reference, route,
                 COALESCE(status, 'queued'), worker, model, COALESCE(attempts, 0), started_at,
                 response_text, model_used, confidence, latency_ms, finish_reason, prompt_tokens,
                 completion_tokens, error_code, error_message, cancelled_by, completed_at,
@@ -212,12 +220,12 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
                      $7::timestamptz[], $8::bytea[], $9::text[], $10::float8[], $11::bigint[],
                      $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::bytea[],
                      $17::timestamptz[], $18::text[], $19::uuid[], $20::bytea[], $21::text[],
-                     $22::jsonb[], $23::bytea[], $24::timestamptz[])
+                     $22::jsonb[], $23::bytea[], $24::jsonb[], $25::timestamptz[])
               AS begun (query_id, last_seq, status, worker, model, attempts, started_at,
                         response_text, model_used, confidence, latency_ms, finish_reason,
                         prompt_tokens, completion_tokens, error_code, error_message,
                         completed_at, cancelled_by, owner, query, operation, file_ids, reference,
-                        created_at)",
+                        route, created_at)",
     );
     bind_later(statement, begun)
         .bind(new(begun, |new| new.owner.uuid()))
@@ -226,6 +234,12 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
         .bind(new(begun, |new| Json(&new.file_ids)))
         .bind(column(begun, |row| {
             row.new.as_ref().and_then(|new| new.reference.as_deref())
+        }))
+        .bind(column(begun, |row| {
+            row.new
+                .as_ref()
+                .and_then(|new| new.route.as_ref())
+                .map(Json)
         }))
         .bind(new(begun, |new| Instant(new.at)))
         .execute(connection)
@@ -335,7 +349,7 @@ pub(crate) async fn query(store: Store, question: Queries) -> Result<QueryPage, 
                 // Without a place the list begins with the latest that can be, so that the index
                 // is entered by (owner, created_at, query_id) either way.
                 "SELECT query_id, query, operation, status, response_text, model_used, confidence,
-                        latency_ms, file_ids, created_at, completed_at
+                        latency_ms, file_ids, route, created_at, completed_at
                  FROM queries
                  WHERE owner = $1
                    AND NOT EXISTS (SELECT FROM accounts WHERE account_id = $1 AND NOT is_active)
@@ -373,7 +387,7 @@ async fn get(
 ) -> Result<QueryPage, sqlx::Error> {
     let row: Option<Found> = sqlx::query_as(
         "SELECT query_id, query, operation, status, response_text, model_used, confidence,
-                latency_ms, file_ids, created_at, completed_at
+                latency_ms, file_ids, route, created_at, completed_at
          FROM queries
          WHERE query_id = $1 AND owner = $2
            AND NOT EXISTS (SELECT FROM accounts WHERE account_id = $2 AND NOT is_active)",
@@ -426,6 +440,7 @@ struct Found {
     confidence: Option<f64>,
     latency_ms: Option<i64>,
     file_ids: Json<Vec<String>>,
+    route: Option<Json<Route>>,
     created_at: Instant,
     completed_at: Option<Instant>,
 }
@@ -446,6 +461,7 @@ impl Found {
                 .latency_ms
                 .and_then(|millis| u64::try_from(millis).ok()),
             file_references: file_references(self.file_ids.0),
+            route: self.route.map(|route| route.0),
             created_at: self.created_at.0,
             completed_at: self.completed_at.map(|at| at.0),
         })
@@ -584,6 +600,7 @@ mod tests {
             confidence: None,
             latency_ms: None,
             file_references: file_references(vec![]),
+            route: None,
             created_at: millis(5),
             completed_at: None,
         }

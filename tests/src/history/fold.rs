@@ -109,11 +109,12 @@ fn of_query(rows: &mut Rows, commit: &Commit, event: &query::Event) {
         query::Event::Submitted {
             owner,
             submission,
+            route,
             at,
             ..
         } => json!({
             "owner": owner, "query": submission.text, "operation": submission.operation,
-            "file_ids": submission.file_ids, "reference": submission.reference,
+            "file_ids": submission.file_ids, "reference": submission.reference, "route": route,
             "status": "queued", "attempts": 0, "created_at": at.as_millis(),
             "worker": null, "model": null, "response_text": null, "error_code": null,
             "cancelled_by": null, "started_at": null, "completed_at": null,

@@ -4,11 +4,13 @@ use sqlx::AssertSqlSafe;
 use tests::usage::WORDS;
 
 /// Columns of text, and what they may hold: names that programs give, and never a person's words.
-const TEXTS: [&str; 6] = [
+const TEXTS: [&str; 8] = [
     "cancelled_by",
+    "complexity",
     "error_code",
     "model",
     "operation",
+    "rule",
     "status",
     "tier",
 ];

@@ -1,0 +1,249 @@
+//! Queries are given to models by rules and by what workers have registered, and their owners see
+//! why.
+
+use amaima::stack::wait_for;
+use domain::{
+    Actor, Timestamp,
+    id::{CommandId, QueryId},
+    query::{Options as Wishes, Submission},
+    subject,
+    wire::{
+        command::{Body, Reply, Request, Via},
+        error::Code,
+        worker::{Abilities, Model, Registration},
+    },
+};
+use infra::{bus::Commands, clock, direct_get, lifecycle::Lifecycle, workers};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tests::{
+    client::{self, Client},
+    world::{Options, PATIENCE, World},
+};
+
+const RULES: &str = r#"
+[[rule]]
+name = "analysis"
+operations = ["analysis"]
+models = ["big"]
+only = true
+
+[[rule]]
+name = "rest"
+models = ["*"]
+choose = "freest"
+"#;
+
+fn worker(model: &str, free_places: u32) -> Registration {
+    let model = Model {
+        id: model.into(),
+        provider: "engine".into(),
+        loaded_at: Timestamp::from_millis(0),
+        context: Some(4_096),
+        abilities: Abilities::default(),
+        places: 64,
+        free_places,
+        free_tokens: None,
+    };
+    Registration {
+        worker: format!("worker-of-{}", model.id),
+        models: vec![model],
+        draining: false,
+        at: clock::now(),
+    }
+}
+
+async fn world() -> World {
+    World::with(Options {
+        no_worker: true,
+        routing_rules: Some(RULES),
+        ..Options::default()
+    })
+    .await
+}
+
+/// Asks without waiting for an answer; what the read model says about the query.
+async fn ask(client: &Client, body: &Value) -> Result<Value, (StatusCode, Value)> {
+    let request = client.request(Method::POST, "/v1/query");
+    let request = request.header("Prefer", "respond-async").json(body);
+    let (status, answer) = client::read(request.send().await.expect("an answer")).await;
+    if status != StatusCode::ACCEPTED {
+        return Err((status, answer));
+    }
+    let id = answer["query_id"].as_str().expect("an id");
+    let (status, item) = client.get(&format!("/v1/queries/{id}")).await;
+    assert_eq!(status, StatusCode::OK, "{item}");
+    Ok(item)
+}
+
+/// Asks until the query is given to this model: command-svc hears of workers a little later.
+async fn routed_to(client: &Client, operation: &str, model: &str) -> Value {
+    let routed = wait_for("the route", PATIENCE, || async {
+        let question = format!("Why {}?", clock::fresh_id());
+        let body = json!({ "query": question, "operation": operation });
+        match ask(client, &body).await {
+            Ok(item) if item["route"]["model"] == model => Ok(item),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    routed.await.expect("routed")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_and_free_places_decide_and_the_owner_sees_why() {
+    let world = world().await;
+    let nats = world.nats().await;
+    let mia = Client::registered(world.http).await;
+
+    // Nobody is there: an analysis waits for the model that its rule names, the rest for anybody.
+    let item = ask(&mia, &json!({ "query": "Why?" }))
+        .await
+        .expect("accepted");
+    assert_eq!(item["route"]["model"], "any");
+    assert_eq!(item["route"]["rule"], "rest");
+    assert_eq!(item["route"]["complexity"], "simple");
+    let item = ask(&mia, &json!({ "query": "Why?", "operation": "analysis" })).await;
+    assert_eq!(item.expect("accepted")["route"]["model"], "big");
+
+    for registration in [worker("big", 8), worker("small", 20)] {
+        workers::register(&nats, &registration).await.expect("told");
+    }
+    let item = routed_to(&mia, "general", "small").await;
+    let id = item["query_id"].as_str().expect("an id");
+    let reason = item["route"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("`small` by rule `rest`"), "{reason}");
+    assert!(reason.contains("`big`: 8 of 64 places free"), "{reason}");
+    assert!(reason.contains("`analysis`: operation general"), "{reason}");
+
+    // The job waits for that model, and the list shows the same.
+    let jobs = wait_for("the job", PATIENCE, || async {
+        let jobs = direct_get::subject(&nats, subject::JOBS, "job.small.interactive", 1).await;
+        let jobs = jobs.map_err(|error| error.to_string())?;
+        (!jobs.is_empty()).then_some(jobs).ok_or("none".to_owned())
+    });
+    jobs.await.expect("a job for the model");
+    let (_, list) = mia.get("/v1/queries?limit=1").await;
+    assert_eq!(list[0]["route"], item["route"]);
+
+    // Nobody else sees it.
+    let stranger = Client::registered(world.http).await;
+    let (status, _) = stranger.get(&format!("/v1/queries/{id}")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+
+    // Capacity moves the choice.
+    for registration in [worker("big", 8), worker("small", 0)] {
+        workers::register(&nats, &registration).await.expect("told");
+    }
+    let item = routed_to(&mia, "general", "big").await;
+    let reason = item["route"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("`small`: no free place"), "{reason}");
+    let item = routed_to(&mia, "analysis", "big").await;
+    assert_eq!(item["route"]["rule"], "analysis");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_model_accepts_is_refused_and_a_repeat_keeps_the_first_decision() {
+    let world = world().await;
+    let nats = world.nats().await;
+    let mia = Client::registered(world.http).await;
+    workers::register(&nats, &worker("big", 8))
+        .await
+        .expect("told");
+    let mut body = json!({
+        "query": "Why?",
+        "operation": "analysis",
+        "query_id": "11111111-2222-4333-8444-555555555555",
+    });
+    let first = ask(&mia, &body).await.expect("accepted");
+    assert_eq!(first["route"]["model"], "big");
+
+    workers::leave(&nats, "worker-of-big").await.expect("gone");
+    workers::register(&nats, &worker("small", 8))
+        .await
+        .expect("told");
+    routed_to(&mia, "general", "small").await;
+    assert_eq!(
+        ask(&mia, &body).await.expect("a repeat")["route"],
+        first["route"]
+    );
+    body["query_id"] = "11111111-2222-4333-8444-666666666666".into();
+    let (status, refused) = ask(&mia, &body).await.expect_err("nobody has it");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused["error"]["code"], "QUERY_ROUTING_ERROR");
+    let message = refused["error"]["message"].as_str().expect("a message");
+    assert!(
+        message.contains("no worker has a model of rule `analysis`"),
+        "{message}"
+    );
+    let mut socket = mia.socket().await;
+    let submit = json!({ "type": "submit_query", "query": "Why?", "operation": "analysis" });
+    socket.send(&submit).await;
+    let error = socket.frame_of("error").await;
+    assert_eq!(error["data"]["code"], "QUERY_ROUTING_ERROR", "{error}");
+
+    // A model that was asked for by name is taken or refused.
+    let commands = Commands::new(nats);
+    let owner = mia
+        .user
+        .as_deref()
+        .expect("signed in")
+        .parse()
+        .expect("an id");
+    let named = async |model: &str| {
+        let options = Wishes {
+            model: Some(model.into()),
+            ..Wishes::default()
+        };
+        let body = Body::SubmitQuery {
+            query: QueryId::new(clock::fresh_id()),
+            named: true,
+            via: Via::Rest,
+            submission: Submission {
+                text: "Why?".into(),
+                operation: "general".into(),
+                options: Some(Box::new(options)),
+                ..Submission::default()
+            },
+        };
+        let request = Request {
+            id: CommandId::new(clock::fresh_id()),
+            actor: Actor::User(owner),
+            request_id: "test".into(),
+            traceparent: None,
+            deadline: clock::now().plus_millis(60_000),
+            fingerprint: None,
+            body,
+        };
+        commands.insist(&request).await
+    };
+    let taken = named("small").await;
+    assert!(matches!(taken, Reply::Accepted { .. }), "{taken:?}");
+    match named("medium").await {
+        Reply::Refused { failure } => {
+            assert_eq!(failure.code, Code::QueryRoutingError);
+            assert!(
+                failure.message.contains("no worker has `medium`"),
+                "{failure:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_file_of_rules_stops_the_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("rules.toml");
+    std::fs::write(&file, "[[rule]]\nname = \"a\"\nmodels = []\n").expect("a file");
+    let mut config = command_svc::Config::at(
+        infra::config::Nats::at("nats://127.0.0.1:1"),
+        infra::sealing::Sealing::Off,
+    );
+    config.routing_rules = Some(file);
+    let refused = command_svc::run(config, Lifecycle::new()).await;
+    let refused = refused.expect_err("bad rules").to_string();
+    assert!(
+        refused.contains("line 1: models: 1 to 64 of them"),
+        "{refused}"
+    );
+}
