@@ -16,8 +16,10 @@ use domain::{
 use infra::{bus::Commands, clock, direct_get, lifecycle::Lifecycle, workers};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use tests::{
     client::{self, Client},
+    random_model::{self, Words},
     world::{Options, PATIENCE, World},
 };
 
@@ -32,6 +34,18 @@ only = true
 name = "rest"
 models = ["*"]
 choose = "freest"
+"#;
+
+const TWO_MODELS: &str = r#"
+[[rule]]
+name = "analysis"
+operations = ["analysis"]
+models = ["half-*"]
+only = true
+
+[[rule]]
+name = "general"
+models = ["amaima-demo"]
 "#;
 
 fn worker(model: &str, free_places: u32) -> Registration {
@@ -246,4 +260,67 @@ async fn a_bad_file_of_rules_stops_the_start() {
         refused.contains("line 1: models: 1 to 64 of them"),
         "{refused}"
     );
+}
+
+/// A model that is right half of the time, as its directory says, and a worker that has it.
+fn half_sure(world: &World, dir: &Path) {
+    let model = random_model::make(dir, random_model::QUICK, Words::Plain).expect("a model");
+    let config = model.join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a config");
+    let text = text.replace("\"random-model\"", "\"half-sure\"");
+    std::fs::write(&config, text).expect("a config");
+    let calibration = r#"{ "slope": 0.0, "offset": 0.0 }"#;
+    std::fs::write(model.join("calibration.json"), calibration).expect("a file");
+    run_worker(world, dir, vec![model]);
+}
+
+fn run_worker(world: &World, cache: &Path, model_dirs: Vec<PathBuf>) {
+    let nats = infra::config::Nats::at(&world.stack.endpoints().nats_url);
+    let mut config = inference_worker::Config::at(nats);
+    config.cache_dir = cache.to_owned();
+    config.model_dirs = model_dirs;
+    config.max_new_tokens = 32;
+    let life = world.lifecycle.clone();
+    world.lifecycle.spawn("inference-worker", async move {
+        inference_worker::run(config, life)
+            .await
+            .expect("the worker runs");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_answer_what_the_rules_give_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = World::with(Options {
+        no_worker: true,
+        routing_rules: Some(TWO_MODELS),
+        ..Options::default()
+    })
+    .await;
+    let mia = Client::registered(world.http).await;
+    run_worker(&world, dir.path(), vec![]);
+    half_sure(&world, dir.path());
+    for (operation, model) in [("general", "amaima-demo"), ("analysis", "half-sure")] {
+        // Both have registered when the reason of either tells of free places.
+        let there = wait_for("both workers", PATIENCE, || async {
+            let item = routed_to(&mia, operation, model).await;
+            let reason = item["route"]["reason"].to_string();
+            let both = reason.contains("Not taken:") && reason.contains("places free");
+            both.then_some(()).ok_or(reason)
+        });
+        there.await.expect("both are there");
+        let body = json!({ "query": "What is a projection here?", "operation": operation });
+        let (status, answer) = mia.post("/v1/query", &body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert_eq!(answer["model_used"], model);
+        let confidence = answer["confidence"].as_f64().expect("a number");
+        match model {
+            "half-sure" => assert!((confidence - 0.5).abs() < 1e-12, "{confidence}"),
+            _ => assert!(confidence > 0.9, "{confidence}"),
+        }
+        let id = answer["query_id"].as_str().expect("an id");
+        let (_, item) = mia.get(&format!("/v1/queries/{id}")).await;
+        assert_eq!(item["route"]["model"], model);
+        assert_eq!(item["route"]["rule"], operation);
+    }
 }

@@ -1,11 +1,11 @@
 //! The decision and its reason.
 
 use super::{
-    ANY, Asked, Models, REASON_BYTES, Rule, Rules, Unroutable,
+    Asked, Models, REASON_BYTES, Rule, Rules, Unroutable,
     models::{Candidate, Obstacle},
     rules::Choose,
 };
-use crate::query::Route;
+use crate::{query::Route, subject::ANY_MODEL};
 
 /// Models and rules that a reason tells about at most.
 const TOLD: usize = 8;
@@ -116,7 +116,7 @@ fn by_name(
     };
     let (id, rule_name) = (quoted(id), &rule.name);
     let reason = format!("{id}, which was asked for; rule `{rule_name}` admits it: {places}. ");
-    let model = asked.model.unwrap_or(ANY);
+    let model = asked.model.unwrap_or(ANY_MODEL);
     Ok(route(model, rule, reason + &kind(asked), asked))
 }
 
@@ -133,7 +133,7 @@ fn with_nobody(about: &[&Rule], asked: &Asked<'_>) -> Result<Route, Unroutable> 
         return Err(Unroutable("no worker is there".into()));
     };
     let (model, waits_for) = match pattern.as_str() {
-        "*" => (ANY, "whoever comes first".to_owned()),
+        "*" => (ANY_MODEL, "whoever comes first".to_owned()),
         id => (id, quoted(id)),
     };
     let name = &rule.name;

@@ -22,8 +22,6 @@ pub use rules::{Choose, Operation, Problem, Rule, Rules};
 
 use crate::query::Route;
 
-/// The model of a route that waits for whichever worker comes first.
-pub const ANY: &str = "any";
 /// Bytes of a reason at most.
 pub const REASON_BYTES: usize = 1_000;
 

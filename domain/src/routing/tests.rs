@@ -3,6 +3,7 @@ use crate::{
     Timestamp,
     account::Tier,
     query::{Complexity, Options, Submission, options::Format},
+    subject::ANY_MODEL,
     wire::worker::{Abilities, Model, Registration},
 };
 use proptest::prelude::*;
@@ -166,7 +167,7 @@ fn without_a_worker_a_query_waits_and_a_named_model_is_refused() {
     let question = question("Why?");
     assert_eq!(
         model_for(&rules(vec![rule("all", &["*"])]), &question, &[]),
-        ANY
+        ANY_MODEL
     );
     let named = rules(vec![rule("some", &["q*", "llama"])]);
     assert_eq!(model_for(&named, &question, &[]), "llama");
@@ -176,7 +177,7 @@ fn without_a_worker_a_query_waits_and_a_named_model_is_refused() {
     leaving.draining = true;
     let leaving = [leaving];
     let all = rules(vec![rule("all", &["*"])]);
-    assert_eq!(model_for(&all, &question, &leaving), ANY);
+    assert_eq!(model_for(&all, &question, &leaving), ANY_MODEL);
     let mut asked = question;
     asked.options = Some(Box::new(Options {
         model: Some("llama".into()),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::backend::cpu::{self, Cpu, Precision};
+use crate::calibration::Calibration;
 use crate::chat_template::{ChatTemplate, Message};
 use crate::error::Error;
 use crate::generation::Generation;
@@ -100,6 +101,7 @@ struct Shared {
     card: ModelCard,
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
+    calibration: Option<Calibration>,
     scheduler: Scheduler,
 }
 
@@ -114,6 +116,7 @@ impl Engine {
         let model = Model::load_in(dir, options.weights_in)?;
         let tokenizer = Arc::new(Tokenizer::load(dir, model.config().vocab_size)?);
         let template = ChatTemplate::load(dir, &tokenizer)?;
+        let calibration = Calibration::load(dir)?;
         let context = model.config().max_position_embeddings;
         let wanted = options
             .max_context
@@ -145,6 +148,7 @@ impl Engine {
                 card,
                 tokenizer,
                 template,
+                calibration,
                 scheduler,
             }),
         })
@@ -153,6 +157,11 @@ impl Engine {
     /// The loaded model.
     pub fn model(&self) -> &ModelCard {
         &self.shared.card
+    }
+
+    /// What its directory says about how often answers are right.
+    pub fn calibration(&self) -> Option<Calibration> {
+        self.shared.calibration
     }
 
     /// The ids of a conversation, rendered with the model's chat template up to the place where

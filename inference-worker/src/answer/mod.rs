@@ -22,6 +22,7 @@ use domain::{
 };
 use engine::{
     Finish, ResponseFormat,
+    calibration::Calibration,
     provider::{self, Provider},
 };
 use finding::Found;
@@ -273,7 +274,8 @@ impl Worker {
             }
             Finish::Error(reason) => return self.failed(query, reason).await,
         };
-        self.complete(query, finish_reason, &mut writer, &generated)
+        let calibration = place.served().provider().calibration();
+        self.complete(query, finish_reason, &mut writer, &generated, calibration)
             .await
     }
 
@@ -316,6 +318,7 @@ impl Worker {
         finish_reason: &str,
         writer: &mut StreamWriter,
         generated: &Generated,
+        calibration: Option<Calibration>,
     ) -> Ended {
         let answer = {
             let chunks: Vec<&Chunk> = writer.chunks().collect();
@@ -328,7 +331,12 @@ impl Worker {
             Answer {
                 response_text: chunks.iter().map(|chunk| chunk.text.as_str()).collect(),
                 model_used: end.model.clone(),
-                confidence: (*tokens > 0).then(|| (logprob / *tokens as f64).exp().clamp(0.0, 1.0)),
+                confidence: (*tokens > 0)
+                    .then(|| (logprob / *tokens as f64).exp().clamp(0.0, 1.0))
+                    .map(|certainty| match calibration {
+                        Some(calibration) => calibration.apply(certainty),
+                        None => certainty,
+                    }),
                 latency_ms: told.max(ours),
                 finish_reason: finish_reason.to_owned(),
                 usage: Usage {

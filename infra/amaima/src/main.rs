@@ -38,7 +38,7 @@ enum Command {
     Ask(question::Options),
     /// Look into a system that runs, and mend it.
     Admin(admin::Options),
-    /// Look into a model's directory: whether it will run here.
+    /// Look into a model's directory: whether it will run here, and what its certainty is worth.
     Models(models::Options),
     /// Run one service, configured by the environment.
     #[command(flatten)]
@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             return Ok(exit.into());
         }
         Command::Models(options) => {
-            return Ok(models::run(options, &mut std::io::stdout()).into());
+            return Ok(models::run(options, &mut std::io::stdout()).await.into());
         }
         Command::Service(service) => service.run_alone().await?,
     }

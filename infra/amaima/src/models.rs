@@ -1,5 +1,7 @@
 //! `amaima models`: directories of models, without anything that runs.
 
+mod calibrate;
+
 use crate::admin::{Exit, Output};
 use clap::{Args, Subcommand};
 use engine::check::{Report, check, machine_memory};
@@ -12,6 +14,12 @@ Exit codes:
   0  the model runs
   1  it runs, with a warning
   2  it is refused, and usage errors";
+
+const CALIBRATE_EXIT_CODES: &str = "\
+Exit codes:
+  0  the calibration lowers the error
+  1  it does not, and nothing is written
+  2  there is none, and usage errors";
 
 /// Positions that are asked about without `--tokens`.
 const TOKENS: u64 = 4_096;
@@ -32,6 +40,9 @@ enum Subject {
     /// Whether and how a Hugging Face directory will run here, and how much memory it needs
     #[command(after_help = EXIT_CODES)]
     Check(CheckOptions),
+    /// Ask a model questions with known answers, and write what its certainty is worth beside it
+    #[command(after_help = CALIBRATE_EXIT_CODES)]
+    Calibrate(calibrate::Options),
 }
 
 #[derive(Debug, Args)]
@@ -50,9 +61,24 @@ struct CheckOptions {
 }
 
 /// Answers what was asked. What was found out goes to `out`, errors to standard error.
-pub fn run(options: Options, out: &mut (dyn Write + Send)) -> Exit {
+pub async fn run(options: Options, out: &mut (dyn Write + Send)) -> Exit {
     let mut output = Output::new(out, options.json);
-    let Subject::Check(asked) = options.subject;
+    match options.subject {
+        Subject::Check(asked) => run_check(asked, &mut output),
+        Subject::Calibrate(asked) => match calibrate::calibrate(asked).await {
+            Ok(found) => {
+                output.report(&found);
+                found.exit()
+            }
+            Err(error) => {
+                output.failed(&error);
+                Exit::Ill
+            }
+        },
+    }
+}
+
+fn run_check(asked: CheckOptions, output: &mut Output<'_>) -> Exit {
     let model = match check(&asked.dir, !asked.headers) {
         Ok(model) => model,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! `amaima models check` as people and scripts call it, with the demo model.
+//! `amaima models` as people and scripts call it, with the demo model.
 
 use serde_json::Value;
 use std::{
@@ -55,4 +55,65 @@ fn tells_how_a_directory_will_run_or_why_not() {
     assert!(error.contains("`hidden_act` = gelu"), "{error}");
     let output = check(&demo, &["--memory", "much"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn a_calibration_is_written_beside_the_model_if_it_helps() {
+    let cache = tempfile::tempdir().expect("a directory");
+    let demo = inference_worker::demo::unpack(cache.path()).expect("the demo model");
+    let questions = cache.path().join("questions.jsonl");
+    let calibrate = |lines: &str, args: &[&str]| {
+        std::fs::write(&questions, lines).expect("a file");
+        Command::new(env!("CARGO_BIN_EXE_amaima"))
+            .args(["models", "calibrate", "--json", "--questions"])
+            .args([&questions, &demo])
+            .args(args)
+            .output()
+            .expect("it runs")
+    };
+    // What it has learnt by heart, and what it cannot know: it is certain of both.
+    let learnt = include_str!("../../../inference-worker/demo/held-in.jsonl");
+    let learnt: Vec<&str> = learnt.lines().take(16).collect();
+    let unknown = include_str!("../../../inference-worker/demo/out-of-scope.jsonl");
+    let unknown = unknown.lines().take(16).map(|line| {
+        let mut entry: Value = serde_json::from_str(line).expect("JSON");
+        entry["contains"] = "zephyrine".into();
+        entry.to_string()
+    });
+    let lines = learnt.join("\n") + "\n" + &unknown.collect::<Vec<_>>().join("\n");
+
+    let output = calibrate(&lines, &["--dry-run"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(json(&output)["written"], Value::Null);
+    let file = demo.join("calibration.json");
+    assert!(!file.exists());
+
+    let output = calibrate(&lines, &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let found = json(&output);
+    assert_eq!(
+        (&found["answers"], &found["right"]),
+        (&32.into(), &16.into())
+    );
+    let error = |key: &str| found[key].as_f64().expect("a number");
+    assert!(error("error_before") > 0.3, "{found}");
+    assert!(error("error_after") < error("error_before"), "{found}");
+    let written = std::fs::read(&file).expect("a file");
+    let written: Value = serde_json::from_slice(&written).expect("JSON");
+    assert_eq!(written["slope"], found["slope"]);
+
+    let output = calibrate(&learnt.join("\n"), &[]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        json(&output)["error"]
+            .to_string()
+            .contains("16 answers are too few")
+    );
+    let output = calibrate("{\"question\": \"Why?\"}", &[]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        json(&output)["error"]
+            .to_string()
+            .contains("line 1: either")
+    );
 }

@@ -3,6 +3,7 @@
 use futures_util::stream;
 
 use super::{Abilities, Alternative, Answer, Card, ChatRequest, End, Item, Load, Provider, Token};
+use crate::calibration::Calibration;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::generation::{self, Generation, TopLogprob};
@@ -104,6 +105,10 @@ impl Provider for Local {
             running,
             free_tokens: Some(free_blocks * BLOCK),
         }
+    }
+
+    fn calibration(&self) -> Option<Calibration> {
+        self.engine.calibration()
     }
 
     fn answer(&self, request: ChatRequest) -> Result<Answer, Error> {

@@ -23,6 +23,7 @@ pub use request::{ChatRequest, Wishes};
 pub use running::{Running, Runs};
 pub use sim::{Sim, SimSettings};
 
+use crate::calibration::Calibration;
 use crate::error::Error;
 
 /// Turns conversations into streams of text.
@@ -38,6 +39,11 @@ pub trait Provider: fmt::Debug + Send + Sync {
 
     /// What it has in hand.
     fn load(&self) -> Load;
+
+    /// How often its answers are right by the certainty of their tokens, where somebody found out.
+    fn calibration(&self) -> Option<Calibration> {
+        None
+    }
 
     /// Returns the stream of an answer at once; where an engine is to keep to a format, after that
     /// is compiled, which may take seconds: call it off the runtime then. An engine begins to compute; a remote provider is
