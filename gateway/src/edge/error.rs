@@ -7,7 +7,7 @@ use axum::{
 };
 use domain::wire::error::{Class, Code, Detail, DetailKind, Failure};
 use http::StatusCode;
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 /// Seconds after which a client may try again what was unavailable.
 pub(crate) const RETRY_AFTER_SECS: u32 = 1;
@@ -23,7 +23,7 @@ pub(crate) struct Error {
     /// Seconds after which a client may try again, where somebody knows.
     pub(crate) retry_after_secs: Option<u32>,
     /// Keys beside `error` and `meta`.
-    pub(crate) beside: serde_json::Map<String, serde_json::Value>,
+    pub(crate) beside: BTreeMap<&'static str, serde_json::Value>,
 }
 
 /// The error that a sealed response stands for.
@@ -88,7 +88,7 @@ impl Error {
                 message: other.canonical_reason().unwrap_or("Refused").into(),
                 details: vec![],
                 retry_after_secs: None,
-                beside: serde_json::Map::new(),
+                beside: BTreeMap::new(),
             },
         }
     }
@@ -104,7 +104,7 @@ impl From<Failure> for Error {
             message: failure.message,
             details: failure.details,
             retry_after_secs: failure.retry_after_secs,
-            beside: serde_json::Map::new(),
+            beside: BTreeMap::new(),
         }
     }
 }

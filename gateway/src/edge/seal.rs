@@ -121,7 +121,8 @@ fn envelope(error: &Error, request_id: &str, path: &str) -> Value {
     };
     let mut body = serde_json::to_value(&envelope).unwrap_or_default();
     if let Some(object) = body.as_object_mut() {
-        object.extend(error.beside.clone());
+        let beside = error.beside.clone().into_iter();
+        object.extend(beside.map(|(key, value)| (key.to_owned(), value)));
     }
     body
 }

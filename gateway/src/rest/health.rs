@@ -3,7 +3,8 @@
 use crate::{app::App, edge::Error, openapi::Doc};
 use axum::{Json, extract::State};
 use domain::wire::error::Code;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(crate) const ALIVE: Doc =
@@ -31,10 +32,7 @@ pub(crate) async fn ready(State(app): State<App>) -> Result<Json<Value>, Error> 
         "A dependency is down"
     };
     Err(Error {
-        beside: Map::from_iter([
-            ("status".to_owned(), "unavailable".into()),
-            ("checks".to_owned(), checks),
-        ]),
+        beside: BTreeMap::from([("status", "unavailable".into()), ("checks", checks)]),
         ..Error::new(Code::SystemUnavailable, message)
     })
 }

@@ -3,7 +3,8 @@
 use crate::edge::Error;
 use domain::wire::error::{Class, Code, Detail, DetailKind};
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// The body of a failed request, and the event that ends a stream without its end.
 pub(crate) fn body(error: &Error) -> Value {
@@ -89,7 +90,7 @@ fn of(status: StatusCode, code: &'static str, details: Vec<Detail>) -> Error {
         message: words(&details),
         details,
         retry_after_secs: None,
-        beside: Map::new(),
+        beside: BTreeMap::new(),
     }
 }
 
