@@ -68,7 +68,7 @@ async fn take_jobs(
     lifecycle: &Lifecycle,
 ) -> Result<(), async_nats::Error> {
     let models = worker.models();
-    let mut lanes = Lanes::prepare(&context.client(), context, models).await?;
+    let mut lanes = Lanes::prepare(context, models).await?;
     while !lifecycle.is_stopping() {
         let with_room = models.with_room();
         // Another model with room opens other lanes.
@@ -88,21 +88,25 @@ async fn take_jobs(
             continue;
         }
         let open = |lane: &Lane| lane.answered_by(&with_room).is_some();
-        for message in lanes.pull(open, interrupted).await? {
-            let with_room = models.with_room();
+        let (job, pull) = lanes.pull(open, interrupted).await?;
+        let take = |message: Message| {
+            let (worker, with_room) = (worker.clone(), models.with_room());
             let lane = lanes.of(&message);
-            let taken =
-                lane.and_then(|lane| Some((lane.priority(), lane.answered_by(&with_room)?)));
-            match taken {
-                Some((priority, model)) if !lifecycle.is_stopping() => {
-                    let (worker, place) = (worker.clone(), models.take(model));
-                    lifecycle.spawn("job", async move {
-                        work(&worker, message, priority, place).await;
-                    });
+            let by = lane.and_then(|lane| Some((lane.priority(), lane.answered_by(&with_room)?)));
+            let place = by.map(|(priority, model)| (priority, models.take(model)));
+            lifecycle.spawn("job", async move {
+                match place {
+                    Some((priority, place)) => work(&worker, message, priority, place).await,
+                    // It came together with one that took the room.
+                    None => give_back(&message).await,
                 }
-                // It came together with one that took the room.
-                _ => message.ack_with(AckKind::Nak(None)).await?,
-            }
+            });
+        };
+        if let Some(job) = job {
+            take(job);
+        }
+        for job in pull.end().await? {
+            take(job);
         }
     }
     Ok(())
@@ -148,6 +152,11 @@ async fn work(worker: &Worker, message: Message, priority: Priority, mut place: 
     if let Err(error) = told {
         debug!(query.id = %query, %error, "the end of a job did not get out");
     }
+}
+
+/// Another worker may have it at once.
+async fn give_back(message: &Message) {
+    message.ack_with(AckKind::Nak(None)).await.ok();
 }
 
 /// Every worker would find the same; the log of events still has the query.

@@ -3,7 +3,7 @@
 
 use crate::models::{Models, Served};
 use async_nats::{
-    Client, Subscriber,
+    Subscriber,
     jetstream::{
         self, Message,
         consumer::{AckPolicy, pull},
@@ -58,7 +58,6 @@ impl Lane {
 
 /// All queues of a worker.
 pub(crate) struct Lanes {
-    client: Client,
     context: jetstream::Context,
     /// By falling priority.
     all: Vec<Lane>,
@@ -69,7 +68,6 @@ pub(crate) struct Lanes {
 impl Lanes {
     /// Makes sure that their consumers are there.
     pub(crate) async fn prepare(
-        client: &Client,
         context: &jetstream::Context,
         models: &Models,
     ) -> Result<Self, Error> {
@@ -104,7 +102,6 @@ impl Lanes {
         });
         try_join_all(made).await?;
         Ok(Self {
-            client: client.clone(),
             context: context.clone(),
             all,
             turn: 0,
@@ -118,27 +115,22 @@ impl Lanes {
     }
 
     /// A job of the highest priority among the lanes that are `open`, when there is one, or none after
-    /// a while or when `interrupted`. Seldom there are several, all of which are handed out then.
+    /// a while or when `interrupted`; and the pull, which is still to be ended.
     pub(crate) async fn pull(
         &mut self,
         open: impl Fn(&Lane) -> bool,
         interrupted: impl Future<Output = ()>,
-    ) -> Result<Vec<Message>, Error> {
+    ) -> Result<(Option<Message>, Pull), Error> {
         self.turn = self.turn.wrapping_add(1);
-        let turn = self.turn;
-        let mut lanes: Vec<(usize, &Lane)> = self
-            .all
-            .iter()
-            .enumerate()
-            .filter(|(_, lane)| open(lane))
-            .collect();
+        let lanes = self.all.iter().enumerate().filter(|(_, lane)| open(lane));
+        let mut lanes: Vec<(usize, &Lane)> = lanes.collect();
         let count = lanes.len().max(1);
-        lanes.sort_by_key(|(index, lane)| (lane.priority, (index + turn) % count));
-        let mut pull = Pull::begin(&self.client, &self.context).await?;
+        lanes.sort_by_key(|(index, lane)| (lane.priority, (index + self.turn) % count));
+        let mut pull = Pull::begin(&self.context).await?;
         for (_, lane) in &lanes {
             pull.ask(lane, Waits::Not).await?;
             if let Ok(Some(job)) = timeout(SLACK, pull.next()).await.unwrap_or(Ok(None)) {
-                return pull.end(vec![job]).await;
+                return Ok((Some(job), pull));
             }
         }
         for (_, lane) in &lanes {
@@ -147,17 +139,17 @@ impl Lanes {
         let answers = async {
             for _ in &lanes {
                 if let Some(job) = pull.next().await? {
-                    return Ok::<_, Error>(vec![job]);
+                    return Ok::<_, Error>(Some(job));
                 }
             }
-            Ok(vec![])
+            Ok(None)
         };
-        let jobs = tokio::select! {
-            jobs = answers => jobs?,
-            () = tokio::time::sleep(PULL + SLACK) => vec![],
-            () = interrupted => vec![],
+        let job = tokio::select! {
+            job = answers => job?,
+            () = tokio::time::sleep(PULL + SLACK) => None,
+            () = interrupted => None,
         };
-        pull.end(jobs).await
+        Ok((job, pull))
     }
 }
 
@@ -167,20 +159,19 @@ enum Waits {
 }
 
 /// What the server is asked for at one time, and answers.
-struct Pull<'a> {
-    client: &'a Client,
-    context: &'a jetstream::Context,
+pub(crate) struct Pull {
+    context: jetstream::Context,
     inbox: String,
     answers: Subscriber,
 }
 
-impl<'a> Pull<'a> {
-    async fn begin(client: &'a Client, context: &'a jetstream::Context) -> Result<Self, Error> {
+impl Pull {
+    async fn begin(context: &jetstream::Context) -> Result<Self, Error> {
+        let client = context.client();
         let inbox = client.new_inbox();
         let answers = client.subscribe(inbox.clone()).await?;
         Ok(Self {
-            client,
-            context,
+            context: context.clone(),
             inbox,
             answers,
         })
@@ -197,9 +188,8 @@ impl<'a> Pull<'a> {
             Waits::Not => r#"{"batch":1,"no_wait":true}"#.to_owned(),
             Waits::For(most) => format!(r#"{{"batch":1,"expires":{}}}"#, most.as_nanos()),
         };
-        let asked = self
-            .client
-            .publish_with_reply(subject, self.inbox.clone(), how.into());
+        let client = self.context.client();
+        let asked = client.publish_with_reply(subject, self.inbox.clone(), how.into());
         Ok(asked.await?)
     }
 
@@ -223,9 +213,10 @@ impl<'a> Pull<'a> {
         }
     }
 
-    /// Takes back what was asked for and not answered. Answers that are on their way are kept.
-    async fn end(mut self, mut jobs: Vec<Message>) -> Result<Vec<Message>, Error> {
+    /// Takes back what was asked for and not answered. Seldom a job is on its way and comes still.
+    pub(crate) async fn end(mut self) -> Result<Vec<Message>, Error> {
         self.answers.drain().await?;
+        let mut jobs = vec![];
         let rest = async {
             while let Some(message) = self.answers.next().await {
                 if message.status.is_none() {
