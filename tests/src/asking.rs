@@ -12,6 +12,7 @@ use domain::{
     query::{Answer, Options, Submission},
     wire::{
         command::{Body, Reply, Request, Via},
+        error::Failure,
         token::{self, Chunk, Message, Terminal},
     },
 };
@@ -61,6 +62,23 @@ impl Asking {
     /// # Panics
     /// When that is refused.
     pub async fn submit_as(&self, query: QueryId, text: &str, options: Options) {
+        let refused = self.try_submit(query, text, options).await;
+        refused.unwrap_or_else(|failure| panic!("{failure:?}"));
+    }
+
+    /// Asks under this id.
+    ///
+    /// # Errors
+    /// When that is refused.
+    ///
+    /// # Panics
+    /// When command-svc does not answer.
+    pub async fn try_submit(
+        &self,
+        query: QueryId,
+        text: &str,
+        options: Options,
+    ) -> Result<(), Failure> {
         let request = Request {
             id: CommandId::new(clock::fresh_id()),
             actor: Actor::User(self.owner),
@@ -83,7 +101,11 @@ impl Asking {
             },
         };
         let reply = Commands::new(self.nats.clone()).insist(&request).await;
-        assert!(matches!(reply, Reply::Accepted { .. }), "{reply:?}");
+        match reply {
+            Reply::Accepted { .. } => Ok(()),
+            Reply::Refused { failure } => Err(failure),
+            Reply::Unavailable | Reply::Overloaded { .. } => panic!("{reply:?}"),
+        }
     }
 
     /// What was told of a query, once it has ended.

@@ -101,7 +101,11 @@ async fn a_worker_is_on_the_list_with_what_it_can_take_until_it_leaves() {
 
     let mia = Client::registered(world.http).await;
     let asking = Asking::of(&world, &mia).await;
-    let query = asking.submit("Go on and on", Options::default()).await;
+    let greedy = Options {
+        temperature: Some(0.0),
+        ..Options::default()
+    };
+    let query = asking.submit("Go on and on", greedy).await;
     begun(&asking, query).await;
     let busy = known(&workers, "a place taken", |worker| {
         worker.models[0].free_places == 7
@@ -127,6 +131,8 @@ async fn what_takes_too_long_goes_on_at_another_worker() {
     let asking = Asking::of(&world, &mia).await;
     let (life, first) = start(&world, "first", Duration::ZERO);
     let wished = Options {
+        // By chance it might end before.
+        temperature: Some(0.0),
         logprobs: Some(1),
         ..Options::default()
     };

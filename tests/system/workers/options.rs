@@ -44,6 +44,7 @@ async fn answers_are_as_they_are_wanted() {
     assert_eq!(told.chunks[0].model.as_deref(), Some("random-model"));
     let endless = Options {
         max_tokens: Some(100_000),
+        temperature: Some(0.0),
         ..Options::default()
     };
     let told = asking.ask("How long?", endless).await;
