@@ -67,7 +67,7 @@ pub(super) fn decide(
             if let Some(taken) = choices.iter().find(|choice| choice.passes(stage, asked)) {
                 let before = about.iter().take_while(|each| *each != rule);
                 others.extend(before.map(|rule| match stage {
-                    Stage::Free => format!("`{}`: no free place", rule.name),
+                    Stage::Free => format!("`{}`: no model with a free place", rule.name),
                     Stage::Waits | Stage::Tries => format!("`{}`: no model for it", rule.name),
                 }));
                 let reason = [
@@ -114,10 +114,9 @@ fn by_name(
         Some(model) => model.places(),
         None => "its worker takes nothing more, the query waits for the next one".to_owned(),
     };
-    let (id, rule_name) = (quoted(id), &rule.name);
-    let reason = format!("{id}, which was asked for; rule `{rule_name}` admits it: {places}. ");
-    let model = asked.model.unwrap_or(ANY_MODEL);
-    Ok(route(model, rule, reason + &kind(asked), asked))
+    let (told, name) = (quoted(id), &rule.name);
+    let reason = format!("{told}, which was asked for; rule `{name}` admits it: {places}. ");
+    Ok(route(id, rule, reason + &kind(asked), asked))
 }
 
 /// Nobody can be chosen from: the query waits for the first model that a rule names, or for any

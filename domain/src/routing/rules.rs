@@ -1,7 +1,7 @@
 //! The operator's rules.
 
 use super::asked::Asked;
-use crate::{account::Tier, query::Complexity};
+use crate::{account::Tier, query::Complexity, subject::ANY_MODEL};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
@@ -169,9 +169,10 @@ impl Rules {
     }
 }
 
+/// `any` is where jobs wait that no rule has given to a model.
 fn is_pattern(pattern: &str) -> bool {
     let stem = pattern.strip_suffix('*').unwrap_or(pattern);
-    !pattern.is_empty() && !stem.contains('*')
+    !pattern.is_empty() && pattern != ANY_MODEL && !stem.contains('*')
 }
 
 impl Rule {

@@ -231,6 +231,7 @@ fn wrong_rules_are_refused_with_rule_and_field() {
     assert_eq!(wrong(|rule| rule.models.clear()), "models");
     assert_eq!(wrong(|rule| rule.models = vec!["a*b".into()]), "models");
     assert_eq!(wrong(|rule| rule.models = vec![String::new()]), "models");
+    assert_eq!(wrong(|rule| rule.models = vec![ANY_MODEL.into()]), "models");
     assert_eq!(
         wrong(|rule| (rule.min_tokens, rule.max_tokens) = (2, Some(1))),
         "max_tokens"
