@@ -31,6 +31,13 @@ pub(crate) struct Draft {
     submission: Submission,
 }
 
+impl Draft {
+    /// The id under which it is submitted.
+    pub(crate) const fn query(&self) -> QueryId {
+        self.query
+    }
+}
+
 /// A query that command-svc knows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {

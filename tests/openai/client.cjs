@@ -12,7 +12,10 @@ const ASK = [
 ];
 const CITY = {
   type: "object",
-  properties: { name: { type: "string" }, people: { type: "integer" } },
+  properties: {
+    name: { type: "string", enum: ["Athens", "Bergen"] },
+    people: { type: "integer", minimum: 0, maximum: 9999999 },
+  },
   required: ["name", "people"],
   additionalProperties: false,
 };

@@ -5,6 +5,7 @@ The first argument names what it does; client.cjs does and prints the same.
 
 import json
 import sys
+import typing
 
 import openai
 import pydantic
@@ -43,8 +44,8 @@ def logprobs():
 
 
 class City(pydantic.BaseModel):
-    name: str
-    people: int
+    name: typing.Literal["Athens", "Bergen"]
+    people: int = pydantic.Field(ge=0, le=9_999_999)
 
 
 def schema():

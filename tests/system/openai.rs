@@ -186,3 +186,53 @@ async fn under_a_key_of_idempotency_a_conversation_is_one_query() {
         assert_eq!(body["error"]["type"], "invalid_request_error");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_are_told_probabilities() {
+    let world = World::start().await;
+    let (_, key) = person(&world).await;
+    for got in each(&world, &key, "logprobs").await {
+        let choice = &got["whole"]["choices"][0];
+        let tokens = choice["logprobs"]["content"].as_array().expect("a list");
+        assert_eq!(got["whole"]["usage"]["completion_tokens"], tokens.len());
+        let mut bytes = Vec::new();
+        for token in tokens {
+            let logprob = token["logprob"].as_f64().expect("a number");
+            let top = token["top_logprobs"].as_array().expect("a list");
+            assert_eq!(top.len(), 3, "{token}");
+            // It was the likeliest one.
+            assert_eq!(top[0]["bytes"], token["bytes"]);
+            assert_eq!(top[0]["logprob"].as_f64(), Some(logprob));
+            assert!(logprob <= 0.0 && top[1]["logprob"].as_f64() <= Some(logprob));
+            let each = token["bytes"].as_array().expect("a list").iter();
+            bytes.extend(each.map(|byte| u8::try_from(byte.as_u64().unwrap()).unwrap()));
+        }
+        let text = choice["message"]["content"].as_str().expect("a text");
+        assert_eq!(String::from_utf8_lossy(&bytes).trim(), text.trim());
+        let (streamed, _) = joined(&got["chunks"]);
+        assert_eq!(streamed, text);
+        let chunks = got["chunks"].as_array().expect("a list").iter();
+        let pieces =
+            chunks.filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array());
+        let pieces: Vec<&Value> = pieces.flatten().collect();
+        assert_eq!(pieces, tokens.iter().collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_get_what_a_schema_demands() {
+    let world = World::start().await;
+    let (_, key) = person(&world).await;
+    for got in each(&world, &key, "schema").await {
+        assert_eq!(got["whole"]["choices"][0]["finish_reason"], "stop");
+        let city = &got["parsed"];
+        assert!(
+            city["name"] == "Athens" || city["name"] == "Bergen",
+            "{got}"
+        );
+        assert!(
+            (0..=9_999_999).contains(&city["people"].as_i64().unwrap_or(-1)),
+            "{got}"
+        );
+    }
+}

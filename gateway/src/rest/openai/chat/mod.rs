@@ -75,8 +75,8 @@ pub(crate) async fn handle(
         with_logprobs: options.logprobs.is_some(),
     };
     let draft = ask::conversation(caller.user, submission, options, key.as_deref());
+    let guard = Guard::of(&app, &call, caller.user, draft.query(), key.as_deref());
     let known = ask::submit(&app, &call, caller.user, Via::Completions, draft).await?;
-    let guard = Guard::of(&app, &call, caller.user, known.query, key.as_deref());
     if streamed {
         return stream::answer(app, call, caller.user, known, head, with_usage, guard).await;
     }
