@@ -1,7 +1,15 @@
 //! What an inference worker needs to know.
 
 use infra::{clock, config};
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Far more than a long step of a large model takes on few cores.
+const STEP_LIMIT_SECS: NonZeroU64 = NonZeroU64::new(60).expect("a literal above zero");
 
 /// The settings of one worker.
 #[derive(Clone, Debug)]
@@ -30,6 +38,8 @@ pub struct Config {
     /// How long answers in hand may take when the worker stops; those that take longer go on at
     /// another worker.
     pub drain: Duration,
+    /// How long a model may take for one step; then the worker ends.
+    pub step_limit: Duration,
 }
 
 impl Config {
@@ -51,13 +61,14 @@ impl Config {
             kv_mib: some(1024),
             metrics_addr: None,
             drain: Duration::from_secs(15),
+            step_limit: Duration::from_secs(STEP_LIMIT_SECS.get()),
         }
     }
 
     /// From the environment: `MODEL_DIR` (one directory, or several separated as in `PATH`),
     /// `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_THREADS`, `WORKER_MAX_NEW_TOKENS`,
     /// `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`, `WORKER_CACHE_DIR`, `WORKER_DRAIN_SECS`,
-    /// `WORKER_METRICS_ADDR`, and how to reach NATS.
+    /// `WORKER_STEP_LIMIT_SECS`, `WORKER_METRICS_ADDR`, and how to reach NATS.
     ///
     /// # Errors
     /// When a variable cannot be read.
@@ -73,6 +84,7 @@ impl Config {
             )?),
         };
         let drain = config::parsed("WORKER_DRAIN_SECS", default.drain.as_secs())?;
+        let step_limit = config::parsed("WORKER_STEP_LIMIT_SECS", STEP_LIMIT_SECS)?;
         Ok(Self {
             model_dirs: std::env::split_paths(&model_dirs)
                 .filter(|dir| !dir.as_os_str().is_empty())
@@ -86,6 +98,7 @@ impl Config {
             kv_mib: config::parsed("WORKER_KV_MIB", default.kv_mib)?,
             metrics_addr,
             drain: Duration::from_secs(drain),
+            step_limit: Duration::from_secs(step_limit.get()),
             nats: default.nats,
         })
     }

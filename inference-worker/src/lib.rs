@@ -22,13 +22,15 @@ pub use config::Config;
 pub use loading::{Need, TooLarge};
 
 use answer::Worker;
-use infra::lifecycle::Lifecycle;
+use engine::Engine;
+use futures_util::future::select_all;
+use infra::{lifecycle::Lifecycle, telemetry};
 use models::Models;
 use std::{net::SocketAddr, path::PathBuf};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
-/// The worker could not start.
+/// The worker could not start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No connection.
@@ -70,13 +72,22 @@ pub enum Error {
     /// The thread that loaded the models died.
     #[error("loading the models was interrupted")]
     Interrupted,
+    /// A model does not come back from a step; only a new process can begin afresh.
+    #[error("the model {model} hangs, so this worker ends")]
+    Stuck {
+        /// Which.
+        model: String,
+        /// Since when.
+        source: engine::Error,
+    },
 }
 
 /// Runs until the lifecycle stops it: no further jobs then, those in hand are finished or handed
 /// over.
 ///
 /// # Errors
-/// When it cannot start.
+/// When it cannot start, and [`Error::Stuck`] when a model hangs: its queries have ended by then, and
+/// whoever supervises the process starts it again.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
     let client = infra::nats::connect(&config.nats, "backend-inference-worker").await?;
     let context = infra::jetstream::prepare(&client, &config.nats).await?;
@@ -84,7 +95,8 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         let served = metrics::serve(addr, &lifecycle).await;
         served.map_err(|source| Error::Metrics { addr, source })?;
     }
-    let models = Models::new(loading::load(&config).await?);
+    let (served, engines): (Vec<_>, Vec<_>) = loading::load(&config).await?.into_iter().unzip();
+    let models = Models::new(served);
     let worker = Worker::new(
         &client,
         models.clone(),
@@ -98,6 +110,29 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         ended.cancel();
     };
     let telling = registration::run(&client, &config.name, &models, draining, ended.clone());
-    tokio::join!(working, telling);
-    Ok(())
+    let both = async { tokio::join!(working, telling) };
+    tokio::pin!(both);
+    tokio::select! {
+        _ = &mut both => Ok(()),
+        stuck = stuck(&engines) => {
+            let reason = telemetry::chain(&stuck);
+            error!(reason, worker.name = config.name, "a model hangs: the worker stops");
+            // Its answers have ended with an error; that is told before the process ends.
+            lifecycle.begin_stop();
+            both.await;
+            Err(stuck)
+        }
+    }
+}
+
+/// Completes when one of the models hangs.
+async fn stuck(engines: &[Engine]) -> Error {
+    let each = engines.iter().map(|engine| {
+        Box::pin(async {
+            let source = engine.stuck().await;
+            let model = engine.model().id.clone();
+            Error::Stuck { model, source }
+        })
+    });
+    select_all(each).await.0
 }

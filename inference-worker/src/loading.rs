@@ -66,14 +66,14 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 /// Loads every model of the worker, in the order of their directories.
-pub(crate) async fn load(config: &Config) -> Result<Vec<Served>, Error> {
+pub(crate) async fn load(config: &Config) -> Result<Vec<(Served, Engine)>, Error> {
     let config = config.clone();
     tokio::task::spawn_blocking(move || load_all(&config))
         .await
         .map_err(|_| Error::Interrupted)?
 }
 
-fn load_all(config: &Config) -> Result<Vec<Served>, Error> {
+fn load_all(config: &Config) -> Result<Vec<(Served, Engine)>, Error> {
     let mut dirs = config.model_dirs.clone();
     if dirs.is_empty() {
         let dir = demo::unpack(&config.cache_dir).map_err(|source| Error::Unpack {
@@ -97,12 +97,13 @@ fn load_all(config: &Config) -> Result<Vec<Served>, Error> {
         .collect()
 }
 
-fn load_one(dir: &Path, weights_bytes: u64, config: &Config) -> Result<Served, Error> {
+fn load_one(dir: &Path, weights_bytes: u64, config: &Config) -> Result<(Served, Engine), Error> {
     let options = engine::Options {
         threads: config.threads,
         max_active: config.concurrency,
         step_tokens: config.step_tokens,
         kv_bytes: config.kv_mib.saturating_mul(MEBIBYTE),
+        step_limit: config.step_limit,
         ..engine::Options::default()
     };
     let engine = Engine::load(dir, options).map_err(|source| model(dir, source))?;
@@ -117,12 +118,13 @@ fn load_one(dir: &Path, weights_bytes: u64, config: &Config) -> Result<Served, E
         concurrency = config.concurrency,
         "a model answers"
     );
-    Ok(Served::new(
-        Arc::new(Local::new(engine)),
+    let served = Served::new(
+        Arc::new(Local::new(engine.clone())),
         clock::now(),
         config.concurrency.get(),
         config.max_new_tokens,
-    ))
+    );
+    Ok((served, engine))
 }
 
 fn model(dir: &Path, source: engine::Error) -> Error {

@@ -22,6 +22,7 @@ mod errors;
 mod export;
 mod faults;
 mod group_commit;
+mod hanging_model;
 mod history;
 mod idempotency;
 mod loading;

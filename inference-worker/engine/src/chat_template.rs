@@ -20,8 +20,8 @@ const NAME: &str = "chat";
 /// Bytes of a template at most. Those that models ship have some ten thousand.
 const SOURCE_LIMIT: usize = 1 << 20;
 
-/// What one rendering may cost, in the template engine's unit: an instruction, an element or a byte
-/// that it makes. A loop that does not end, or a text that doubles, is refused and not computed.
+/// What one rendering may cost, in the template engine's unit: an instruction, an element, or some
+/// 64 bytes that it makes. A loop that does not end, or a text that doubles, is refused and not computed.
 /// Lists are added lazily and cost nothing (minijinja 3.1), so one that doubles has no bound.
 const FUEL: u64 = 2_000_000;
 /// More for each byte of the messages, which a template may look at and copy several times.

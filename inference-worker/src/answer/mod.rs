@@ -383,9 +383,11 @@ enum Instead {
 
 /// The model does not begin.
 fn refused(query: QueryId, error: &engine::Error) -> Instead {
-    use engine::Error::{Busy, ChatTemplate, Compiling, Request, Stopped, TooLong};
+    use engine::Error::{Busy, ChatTemplate, Compiling, Request, Stopped, Stuck, TooLong};
     let code = match error {
-        Busy { .. } | Compiling { .. } | Stopped => return Instead::Ended(later(query, error)),
+        Busy { .. } | Compiling { .. } | Stopped | Stuck { .. } => {
+            return Instead::Ended(later(query, error));
+        }
         // The next model would say the same, or could not know what is meant.
         Request { .. } | ChatTemplate(_) => Code::ValidationError,
         TooLong { .. } => Code::ValidationTooLarge,

@@ -1,0 +1,59 @@
+//! A model that hangs: its queries end with an error, and then its worker does, for another one to
+//! take its place.
+
+use infra::config;
+use serde_json::json;
+use std::time::Duration;
+use tests::{
+    client::Client,
+    random_model::{self, SLOW, Words},
+    world::{Options, PATIENCE, World},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_model_hangs_ends_its_queries_and_itself() {
+    let options = Options {
+        no_worker: true,
+        ..Options::default()
+    };
+    let world = World::with(options).await;
+    let models = tempfile::tempdir().expect("a directory");
+    let model = random_model::make(models.path(), SLOW, Words::Plain).expect("a model");
+    let mut worker =
+        inference_worker::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
+    worker.model_dirs = vec![model];
+    // Each of its steps takes longer, so that it looks like one that hangs.
+    worker.step_limit = Duration::from_millis(20);
+    let mia = Client::registered(world.http).await;
+    let mut socket = mia.socket().await;
+    let asking = async {
+        socket
+            .send(&json!({ "type": "submit_query", "query": "Does it hang?" }))
+            .await;
+        let (id, mut stream) = socket.begun().await;
+        let mut told = None;
+        while told.is_none() || stream.end.is_null() {
+            let frame = socket.frame().await;
+            match frame["type"].as_str() {
+                Some("query_update") => {
+                    stream.add(&frame, &id);
+                }
+                Some("error") => told = Some(frame["data"]["code"].clone()),
+                _ => {}
+            }
+        }
+        (stream, told)
+    };
+    let working = inference_worker::run(worker, world.lifecycle.child());
+    let both = async { tokio::join!(asking, working) };
+    let ((stream, told), worked) = tokio::time::timeout(PATIENCE, both)
+        .await
+        .expect("both end");
+    assert_eq!(stream.end["status"], "failed");
+    assert_eq!(told, Some(json!("QUERY_MODEL_ERROR")));
+    let error = worked.expect_err("it cannot go on");
+    assert!(
+        matches!(error, inference_worker::Error::Stuck { .. }),
+        "{error:?}"
+    );
+}
