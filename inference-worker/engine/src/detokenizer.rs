@@ -226,6 +226,18 @@ fn byte_of(character: char) -> Option<u8> {
     }
 }
 
+/// The same the other way round.
+pub(crate) fn character_of(byte: u8) -> char {
+    let code = u32::from(byte);
+    let shown = match byte {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => code,
+        0..=0x20 => code + 0x100,
+        0x7f..=0xa0 => code - 0x7f + 0x121,
+        0xad => 0x143,
+    };
+    char::from_u32(shown).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
 fn fallback_byte(token: &str) -> Option<u8> {
     match token.strip_prefix("<0x")?.strip_suffix('>')? {
         digits if digits.len() == 2 => u8::from_str_radix(digits, 16).ok(),
@@ -367,6 +379,7 @@ mod tests {
     fn the_alphabet_of_bytes_is_gpt2s() {
         for (byte, character) in (0..=255).zip(byte_characters()) {
             assert_eq!(byte_of(character), Some(byte));
+            assert_eq!(character_of(byte), character);
         }
         assert_eq!(byte_of('日'), None);
     }

@@ -103,6 +103,8 @@ struct Shared {
     template: ChatTemplate,
     calibration: Option<Calibration>,
     scheduler: Scheduler,
+    bytes_per_step: usize,
+    threads: usize,
 }
 
 impl Engine {
@@ -132,6 +134,9 @@ impl Engine {
             demo: model.config().demo,
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
+        let bytes_per_step = model.weights().bytes_per_step();
+        let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = options.threads.map_or_else(all_cores, usize::from);
         let cpu = Cpu::new(model, options.threads, blocks)?;
         let backend = Box::new(cpu.with_precision(options.precision));
         let scheduler = Scheduler::start(backend, Arc::clone(&tokenizer), &card, &options)?;
@@ -150,6 +155,8 @@ impl Engine {
                 template,
                 calibration,
                 scheduler,
+                bytes_per_step,
+                threads,
             }),
         })
     }
@@ -205,6 +212,11 @@ impl Engine {
     /// holds or has been promised.
     pub(crate) fn in_hand(&self) -> (usize, usize) {
         self.shared.scheduler.load()
+    }
+
+    /// Bytes of weights that every step reads, and the threads that do.
+    pub(crate) fn step_cost(&self) -> (usize, usize) {
+        (self.shared.bytes_per_step, self.shared.threads)
     }
 
     /// Queues a generation and returns its stream at once; where it has a response format, after

@@ -19,6 +19,7 @@
 //! [`backend::Backend`]. The CPU backend is the reference that others are compared with.
 
 pub mod backend;
+pub mod bench;
 pub mod calibration;
 pub mod chat_template;
 pub mod check;

@@ -5,7 +5,7 @@ mod question;
 mod service;
 mod up;
 
-use amaima::{admin, models};
+use amaima::{admin, bench, models};
 use clap::{Parser, Subcommand};
 use service::Service;
 use std::{path::PathBuf, process::ExitCode};
@@ -40,6 +40,8 @@ enum Command {
     Admin(admin::Options),
     /// Look into a model's directory: whether it will run here, and what its certainty is worth.
     Models(models::Options),
+    /// Measure how fast a model answers on this machine.
+    Bench(bench::Options),
     /// Run one service, configured by the environment.
     #[command(flatten)]
     Service(Service),
@@ -58,6 +60,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Models(options) => {
             return Ok(models::run(options, &mut std::io::stdout()).await.into());
+        }
+        Command::Bench(options) => {
+            let measuring =
+                tokio::task::spawn_blocking(move || bench::run(&options, &mut std::io::stdout()));
+            return Ok(measuring.await?.into());
         }
         Command::Service(service) => service.run_alone().await?,
     }

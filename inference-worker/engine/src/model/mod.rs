@@ -10,6 +10,7 @@ mod inspection;
 pub mod int8;
 mod layout;
 mod numbers;
+mod random;
 mod rope_scaling;
 mod safetensors;
 mod weights;
@@ -20,6 +21,7 @@ pub use config::{Architecture, Config};
 pub use inspection::Inspection;
 pub use numbers::Numbers;
 pub(crate) use numbers::{bf16_to_f32, f16_to_f32};
+pub use random::{SHAPES, Shape};
 pub use rope_scaling::RopeScaling;
 pub use weights::{Data, Layer, Linear, Matrix, Projection, Weights};
 

@@ -8,7 +8,7 @@ mod random;
 
 pub use choosing::Choosing;
 
-use self::random::uniform;
+pub(crate) use self::random::uniform;
 use crate::error::Error;
 use crate::generation::TopLogprob;
 use crate::grammar::Mask;

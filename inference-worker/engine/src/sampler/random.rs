@@ -3,7 +3,7 @@
 //! lose when a generation is interrupted and resumed.
 
 /// A number in [0, 1), the same for the same arguments.
-pub(super) fn uniform(seed: u64, index: u64) -> f64 {
+pub(crate) fn uniform(seed: u64, index: u64) -> f64 {
     let key = [seed as u32, (seed >> 32) as u32];
     let [low, high, ..] = philox([index as u32, (index >> 32) as u32, 0, 0], key);
     let bits = u64::from(high) << 32 | u64::from(low);
