@@ -1,5 +1,6 @@
 //! What an inference worker needs to know.
 
+use crate::providers;
 use infra::{clock, config};
 use std::{
     net::SocketAddr,
@@ -16,9 +17,11 @@ const STEP_LIMIT_SECS: NonZeroU64 = NonZeroU64::new(60).expect("a literal above 
 pub struct Config {
     /// The queue and the bus.
     pub nats: config::Nats,
-    /// Hugging Face model directories, each served by an engine of its own; the demo model where
-    /// there is none. The first one answers what no model is named for, as long as it has room.
+    /// Hugging Face model directories, each served by an engine of its own. The first one answers
+    /// what no model is named for, as long as it has room.
     pub model_dirs: Vec<PathBuf>,
+    /// Who answers where there is no directory; the demo model where there is nobody either.
+    pub providers: Option<providers::Settings>,
     /// Where the demo model is unpacked.
     pub cache_dir: PathBuf,
     /// The worker's name, unique among those that run.
@@ -51,6 +54,7 @@ impl Config {
         Self {
             nats,
             model_dirs: vec![],
+            providers: None,
             cache_dir: std::env::temp_dir(),
             name: format!("worker-{}", &clock::fresh_id().simple().to_string()[20..]),
             concurrency: some(8),
@@ -68,7 +72,8 @@ impl Config {
     /// From the environment: `MODEL_DIR` (one directory, or several separated as in `PATH`),
     /// `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_THREADS`, `WORKER_MAX_NEW_TOKENS`,
     /// `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`, `WORKER_CACHE_DIR`, `WORKER_DRAIN_SECS`,
-    /// `WORKER_STEP_LIMIT_SECS`, `WORKER_METRICS_ADDR`, and how to reach NATS.
+    /// `WORKER_STEP_LIMIT_SECS`, `WORKER_METRICS_ADDR`, those of [`providers::Settings::from_env`],
+    /// and how to reach NATS.
     ///
     /// # Errors
     /// When a variable cannot be read.
@@ -89,6 +94,7 @@ impl Config {
             model_dirs: std::env::split_paths(&model_dirs)
                 .filter(|dir| !dir.as_os_str().is_empty())
                 .collect(),
+            providers: providers::Settings::from_env()?,
             cache_dir: config::parsed("WORKER_CACHE_DIR", default.cache_dir)?,
             name: config::text("WORKER_NAME", &default.name),
             concurrency: config::parsed("WORKER_CONCURRENCY", default.concurrency)?,

@@ -15,6 +15,7 @@ mod lanes;
 mod loading;
 mod metrics;
 mod models;
+pub mod providers;
 mod registration;
 mod stream_writer;
 
@@ -23,8 +24,9 @@ pub use loading::{Need, TooLarge};
 
 use answer::Worker;
 use engine::Engine;
-use futures_util::future::select_all;
+use futures_util::future::{pending, select_all};
 use infra::{lifecycle::Lifecycle, telemetry};
+use loading::Loaded;
 use models::Models;
 use std::{net::SocketAddr, path::PathBuf};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +57,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The providers cannot be asked.
+    #[error(transparent)]
+    Providers(#[from] providers::Error),
     /// Nobody can be told of metrics.
     #[error("metrics cannot be served at {addr}")]
     Metrics {
@@ -95,7 +100,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> Result<(), Error> {
         let served = metrics::serve(addr, &lifecycle).await;
         served.map_err(|source| Error::Metrics { addr, source })?;
     }
-    let (served, engines): (Vec<_>, Vec<_>) = loading::load(&config).await?.into_iter().unzip();
+    let Loaded { served, engines } = loading::load(&config).await?;
     let models = Models::new(served);
     let worker = Worker::new(
         &client,
@@ -134,5 +139,8 @@ async fn stuck(engines: &[Engine]) -> Error {
             Error::Stuck { model, source }
         })
     });
-    select_all(each).await.0
+    match engines.is_empty() {
+        true => pending().await,
+        false => select_all(each).await.0,
+    }
 }

@@ -1,6 +1,6 @@
 //! Loading the models of a worker, once it is known that they fit into memory together.
 
-use crate::{Config, Error, demo, models::Served};
+use crate::{Config, Error, demo, models::Served, providers};
 use engine::{
     Engine,
     check::{Report, check, machine_memory},
@@ -8,9 +8,17 @@ use engine::{
 };
 use infra::{clock, metrics};
 use std::{fmt, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
-use tracing::info;
+use tracing::{info, warn};
 
 const MEBIBYTE: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("a literal above zero");
+
+/// What answers in this worker.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    pub(crate) served: Vec<Served>,
+    /// Those that compute here.
+    pub(crate) engines: Vec<Engine>,
+}
 
 /// Memory that a model takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,15 +73,45 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// Loads every model of the worker, in the order of their directories.
-pub(crate) async fn load(config: &Config) -> Result<Vec<(Served, Engine)>, Error> {
+/// Loads every model of the worker, in the order of their directories. Where there is no directory
+/// the providers answer, and where there are no providers the demo model. They do not stand beside
+/// directories: what people say would leave the machine whenever its own models have no room.
+pub(crate) async fn load(config: &Config) -> Result<Loaded, Error> {
+    match &config.providers {
+        Some(settings) if config.model_dirs.is_empty() => {
+            return Ok(Loaded {
+                served: vec![elsewhere(settings, config)?],
+                engines: vec![],
+            });
+        }
+        Some(_) => warn!("MODEL_DIR is set: the models there answer, and no provider is asked"),
+        None => {}
+    }
     let config = config.clone();
     tokio::task::spawn_blocking(move || load_all(&config))
         .await
         .map_err(|_| Error::Interrupted)?
 }
 
-fn load_all(config: &Config) -> Result<Vec<(Served, Engine)>, Error> {
+fn elsewhere(settings: &providers::Settings, config: &Config) -> Result<Served, Error> {
+    let provider = providers::make(settings)?;
+    let card = provider.card();
+    info!(
+        model.id = card.model,
+        model.provider = card.provider,
+        model.demo = card.abilities.demo,
+        concurrency = config.concurrency,
+        "a model answers"
+    );
+    Ok(Served::new(
+        provider,
+        clock::now(),
+        config.concurrency.get(),
+        config.max_new_tokens,
+    ))
+}
+
+fn load_all(config: &Config) -> Result<Loaded, Error> {
     let mut dirs = config.model_dirs.clone();
     if dirs.is_empty() {
         let dir = demo::unpack(&config.cache_dir).map_err(|source| Error::Unpack {
@@ -92,9 +130,13 @@ fn load_all(config: &Config) -> Result<Vec<(Served, Engine)>, Error> {
     if let Some(memory) = machine_memory() {
         check_memory(needs, memory)?;
     }
-    let each = dirs.iter().zip(weights);
-    each.map(|(dir, weights)| load_one(dir, weights, config))
-        .collect()
+    let mut loaded = Loaded::default();
+    for (dir, weights) in dirs.iter().zip(weights) {
+        let (served, engine) = load_one(dir, weights, config)?;
+        loaded.served.push(served);
+        loaded.engines.push(engine);
+    }
+    Ok(loaded)
 }
 
 fn load_one(dir: &Path, weights_bytes: u64, config: &Config) -> Result<(Served, Engine), Error> {

@@ -31,6 +31,7 @@ mod overload;
 mod policies;
 mod projections;
 mod promises;
+mod providers;
 mod queries;
 mod restore;
 mod routing;

@@ -131,7 +131,7 @@ impl Kit<'_> {
     }
 
     async fn a_deadline_is_kept(&self, provider: &dyn Provider) {
-        for millis in [0, 150] {
+        for millis in [0, 400] {
             let deadline = Instant::now() + Duration::from_millis(millis);
             let mut answer = begin(
                 provider,
