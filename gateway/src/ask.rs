@@ -9,7 +9,7 @@ use domain::{
     Actor,
     id::{AccountId, CommandId, QueryId},
     limits,
-    query::{Options, Status, Submission},
+    query::{Status, Submission},
     wire::{
         command::{Body, Outcome, Via},
         error::{Code, Detail, DetailKind, Failure},
@@ -121,21 +121,13 @@ pub(crate) fn check(
 
 /// A conversation, which was checked where it was read. Only the client's idempotency key makes two
 /// of them one query.
-pub(crate) fn conversation(
-    user: AccountId,
-    submission: Submission,
-    options: Options,
-    key: Option<&str>,
-) -> Draft {
+pub(crate) fn conversation(user: AccountId, submission: Submission, key: Option<&str>) -> Draft {
     let query = key.map(|key| QueryId::derived(&[&user.to_string(), "chat", key]));
     Draft {
         query: query.unwrap_or_else(|| QueryId::new(infra::clock::fresh_id())),
         named: query.is_some(),
         key: key.map(str::to_owned),
-        submission: Submission {
-            options: Some(Box::new(options)),
-            ..submission
-        },
+        submission,
     }
 }
 

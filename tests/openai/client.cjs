@@ -19,6 +19,7 @@ const CITY = {
   required: ["name", "people"],
   additionalProperties: false,
 };
+const NO_SCHEMA = { type: "json_schema", json_schema: { name: "n", schema: { type: "what" } } };
 
 async function firstModel() {
   return (await client.models.list()).data[0].id;
@@ -90,6 +91,8 @@ const whatToDo = {
       await failure(() => create({ n: 2 })),
       await failure(() => create({ messages: [] })),
       await failure(() => create({ temperature: 3, stream: true })),
+      await failure(() => create({ messages: [{ role: "user", content: "why ".repeat(6000) }] })),
+      await failure(() => create({ response_format: NO_SCHEMA, stream: true })),
     ];
   },
 

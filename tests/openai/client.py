@@ -16,6 +16,8 @@ ASK = [
     {"role": "user", "content": [{"type": "text", "text": "What is a projection here?"}]},
 ]
 
+NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "what"}}}
+
 
 def first_model():
     return client.models.list().data[0].id
@@ -82,6 +84,8 @@ def errors():
         failure(lambda: create(n=2)),
         failure(lambda: create(messages=[])),
         failure(lambda: create(temperature=3, stream=True)),
+        failure(lambda: create(messages=[{"role": "user", "content": "why " * 6000}])),
+        failure(lambda: create(response_format=NO_SCHEMA, stream=True)),
     ]
 
 

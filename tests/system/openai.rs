@@ -104,6 +104,13 @@ async fn they_raise_the_errors_that_they_know() {
         ["BadRequestError", 400, "unsupported_parameter", "n"],
         ["BadRequestError", 400, "invalid_type", "messages"],
         ["BadRequestError", 400, "invalid_value", "temperature"],
+        [
+            "BadRequestError",
+            400,
+            "context_length_exceeded",
+            "messages"
+        ],
+        ["BadRequestError", 400, "invalid_value", null],
     ]);
     for got in each(&world, &key, "errors").await {
         let errors = got.as_array().expect("a list");

@@ -48,6 +48,11 @@ impl<'a> Asked<'a> {
             format: options.is_some_and(|options| options.format.is_some()),
         }
     }
+
+    /// Tokens that the conversation has at least, whatever the model's words are.
+    pub const fn least_tokens(&self) -> u64 {
+        self.least_tokens
+    }
 }
 
 /// The texts that a model reads.

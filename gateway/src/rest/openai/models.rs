@@ -11,7 +11,8 @@ use axum::{
     extract::{Path, State},
 };
 use domain::{
-    query::Options,
+    query::Submission,
+    routing::Asked,
     wire::{
         error::Code,
         worker::{Abilities, Registration},
@@ -75,7 +76,10 @@ pub(crate) async fn get(
 ///
 /// # Errors
 /// When nobody can, and what it is that nobody can.
-pub(crate) async fn demand(app: &App, options: &Options) -> Result<(), Error> {
+pub(crate) async fn demand(app: &App, submission: &Submission) -> Result<(), Error> {
+    let Some(options) = submission.options.as_deref() else {
+        return Ok(());
+    };
     let wanted = options.model.as_deref().unwrap_or_default();
     let mut models = present(app).await?;
     // None at all is no reason to doubt the name: workers may come back.
@@ -93,6 +97,16 @@ pub(crate) async fn demand(app: &App, options: &Options) -> Result<(), Error> {
     }
     if options.format.is_some() && !model.abilities.format {
         return lacks("response_format", "keep to a format");
+    }
+    let least = Asked::new(submission, None).least_tokens();
+    if let Some(context) = model
+        .context_window
+        .filter(|most| u64::from(*most) <= least)
+    {
+        let message = format!(
+            "The context of '{wanted}' has {context} tokens, and the conversation at least {least}"
+        );
+        return Err(error::ended(Code::ValidationTooLarge, message));
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! What an answer looks like, whole and in pieces.
 
 use domain::{
+    Timestamp,
     id::QueryId,
-    query::{Answer, Usage},
+    query::{Answer, Submission, Usage},
     wire::token::{Alternative, Token},
 };
 use serde::Serialize;
@@ -103,6 +104,17 @@ struct Word {
 }
 
 impl Head {
+    pub(super) fn of(submission: &Submission, now: Timestamp) -> Self {
+        let options = submission.options.as_deref();
+        Self {
+            model: options
+                .and_then(|options| options.model.clone())
+                .unwrap_or_default(),
+            created: now.as_secs(),
+            with_logprobs: options.is_some_and(|options| options.logprobs.is_some()),
+        }
+    }
+
     pub(super) fn completion(
         self,
         query: QueryId,

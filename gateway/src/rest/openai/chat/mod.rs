@@ -64,17 +64,12 @@ pub(crate) async fn handle(
 ) -> Result<Response, Error> {
     let Wanted {
         submission,
-        options,
         streamed,
         with_usage,
     } = request::read(&body)?;
-    models::demand(&app, &options).await?;
-    let head = Head {
-        model: options.model.clone().unwrap_or_default(),
-        created: infra::clock::now().as_secs(),
-        with_logprobs: options.logprobs.is_some(),
-    };
-    let draft = ask::conversation(caller.user, submission, options, key.as_deref());
+    models::demand(&app, &submission).await?;
+    let head = Head::of(&submission, infra::clock::now());
+    let draft = ask::conversation(caller.user, submission, key.as_deref());
     let guard = Guard::of(&app, &call, caller.user, draft.query(), key.as_deref());
     let known = ask::submit(&app, &call, caller.user, Via::Completions, draft).await?;
     if streamed {

@@ -24,7 +24,6 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) submission: Submission,
-    pub(super) options: Options,
     pub(super) streamed: bool,
     /// Whether a stream tells what the answer cost.
     pub(super) with_usage: bool,
@@ -128,9 +127,8 @@ pub(super) fn read(body: &Body) -> Result<Wanted, Error> {
             file_ids: vec![],
             context,
             reference: None,
-            options: None,
+            options: Some(Box::new(options)),
         },
-        options,
         streamed,
         with_usage,
     })
@@ -347,13 +345,14 @@ mod tests {
         }))
         .unwrap();
         assert!(wanted.streamed && wanted.with_usage);
-        insta::assert_json_snapshot!((wanted.submission, wanted.options));
+        insta::assert_json_snapshot!(wanted.submission);
         let plain = asking(json!({ "stop": ["a", "b"], "response_format": { "type": "text" } }));
         let plain = plain.unwrap();
         assert!(!plain.streamed && !plain.with_usage);
-        assert_eq!(plain.options.stop, ["a", "b"]);
-        assert_eq!(plain.options.format, None);
         assert_eq!(plain.submission.text, "Why?");
+        let options = plain.submission.options.unwrap();
+        assert_eq!(options.stop, ["a", "b"]);
+        assert_eq!(options.format, None);
     }
 
     #[test]
