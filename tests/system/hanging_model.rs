@@ -22,13 +22,14 @@ async fn a_worker_whose_model_hangs_ends_its_queries_and_itself() {
     let mut worker =
         inference_worker::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
     worker.model_dirs = vec![model];
-    // Each of its steps takes longer, so that it looks like one that hangs.
-    worker.step_limit = Duration::from_millis(20);
+    // Each step of so long a question takes longer, so that the model looks like one that hangs.
+    worker.step_limit = Duration::from_millis(30);
+    let question = "Does it hang? ".repeat(100);
     let mia = Client::registered(world.http).await;
     let mut socket = mia.socket().await;
     let asking = async {
         socket
-            .send(&json!({ "type": "submit_query", "query": "Does it hang?" }))
+            .send(&json!({ "type": "submit_query", "query": question.trim() }))
             .await;
         let (id, mut stream) = socket.begun().await;
         let mut told = None;
