@@ -5,9 +5,10 @@
 
 use domain::{
     Actor, Aggregate, Timestamp, account,
+    api_keys::{self, Scope, SecretHash},
     commit::{self, header},
     email,
-    id::{AccountId, CommandId, EmailId, QueryId, RefreshId, SessionId},
+    id::{AccountId, ApiKeyId, CommandId, EmailId, QueryId, RefreshId, SessionId},
     query::{self, Answer, CancelledBy, Submission, Usage},
     session, subject,
     wire::error::Code,
@@ -41,6 +42,7 @@ struct Person {
     session: SessionId,
     refresh: RefreshId,
     generation: u64,
+    keys: Vec<ApiKeyId>,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,9 @@ impl History {
         }
         if dice < 10 {
             return self.refresh();
+        }
+        if dice < 13 {
+            return self.make_key_or_revoke_one();
         }
         if self.queries.len() < IN_FLIGHT {
             return self.submit();
@@ -120,6 +125,7 @@ impl History {
             session,
             refresh,
             generation: 0,
+            keys: vec![],
         });
         parts
     }
@@ -140,6 +146,36 @@ impl History {
         };
         let session = person.session.uuid();
         vec![part::<session::Session>(session, command, at, event)]
+    }
+
+    /// Every third key is revoked before the next one is made.
+    fn make_key_or_revoke_one(&mut self) -> Vec<Part> {
+        let (command, key, at) = (self.id(), ApiKeyId::new(self.id()), self.at());
+        let index = self.dice(self.accounts.len());
+        let person = &mut self.accounts[index];
+        let account = person.account;
+        self.concerned = account;
+        let event = if person.keys.len() == 3 {
+            let key = person.keys.swap_remove(0);
+            api_keys::Event::Revoked { account, key, at }
+        } else {
+            person.keys.push(key);
+            api_keys::Event::Created {
+                account,
+                key,
+                name: "nightly import".into(),
+                secret_hash: SecretHash::of(&key.to_string()),
+                scopes: [Scope::QueriesRead].into(),
+                expires_at: None,
+                at,
+            }
+        };
+        vec![part::<api_keys::ApiKeys>(
+            account.uuid(),
+            command,
+            at,
+            event,
+        )]
     }
 
     fn submit(&mut self) -> Vec<Part> {

@@ -132,6 +132,10 @@ async fn every_read_waits_and_every_answer_has_a_token() {
         let Some(read) = item.get("get").filter(|read| read["security"].is_array()) else {
             continue;
         };
+        if path.starts_with("/v1/models") {
+            // What workers say of themselves just now is no read model.
+            continue;
+        }
         let takes = read["parameters"].as_array().expect("parameters");
         assert!(takes.iter().any(|one| one["name"] == TOKEN), "{path}");
         let path = path.replace("{id}", &id);

@@ -50,6 +50,11 @@ async fn a_person_registers_and_sees_an_answer() {
         .wait_for_text("completed", Duration::from_secs(60))
         .await
         .expect("the answer's end");
+    // The facts are read once the answer has ended.
+    browser
+        .wait_for_text("Confidence:", PATIENCE)
+        .await
+        .expect("the facts");
     let page = browser.text("body").await.expect("the page's text");
     for mark in ["Model:", "amaima-demo", "Latency:", "Confidence:"] {
         assert!(page.contains(mark), "{mark} is missing in {page}");

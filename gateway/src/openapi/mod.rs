@@ -183,6 +183,8 @@ impl Doc {
     fn own_headers(&self) -> &'static [&'static str] {
         match (self.method, self.is_guarded()) {
             (Method::Post, _) => &[idempotency::HEADER],
+            // What workers say of their models just now is no read model.
+            (Method::Get, true) if self.in_openais_form => &[],
             (Method::Get, true) => &[request_id::CONSISTENCY],
             (Method::Get, false) | (Method::Delete, _) => &[],
         }
