@@ -7,14 +7,17 @@
 //! A prompt of 512 ids in one step; then 128 ids one after another behind a prompt of 64, alone and
 //! for eight sequences together, the likeliest id of each step being the next one. Beside them
 //! stands how fast the same threads read memory: a step reads all weights, so that bound divided by
-//! their bytes is the most steps per second. `compare.py` in `speed/` runs it beside others.
+//! their bytes is the most steps per second. And how late a timer of tokio is on a thread beside
+//! the engine's, idle and while eight sequences are decoded. `compare.py` in `speed/` runs it beside
+//! others.
 
 #![expect(clippy::print_stdout, reason = "a program for the terminal")]
 
 use std::error::Error;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use engine::backend::cpu::Cpu;
 use engine::backend::{Backend, Run};
@@ -68,7 +71,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let logits: Vec<f32> = sequences.logits.clone();
     let (alone, ids) = sequences.decode(1)?;
     let (together, _) = sequences.decode(8)?;
+    let late_beside = timer_beside(|| sequences.decode(8).map(drop))?;
     drop(sequences);
+    let idle = || {
+        #[expect(clippy::disallowed_methods, reason = "idleness is what is measured")]
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(())
+    };
+    let late_idle = timer_beside(idle)?;
 
     let (peak, memory) = (peak_bytes(), read_bandwidth());
     let bound = memory / bytes as f64;
@@ -84,6 +94,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             "decode_1_of_bound": alone / bound,
             "decode_8_of_bound": together / 8.0 / bound,
             "peak_resident_bytes": peak,
+            "timer_late_idle_ms": late_idle,
+            "timer_late_beside_ms": late_beside,
             "ids": ids,
             "logits": logits,
         })
@@ -163,6 +175,35 @@ fn likeliest(logits: &[f32]) -> u32 {
         }
     }
     best as u32
+}
+
+/// Milliseconds by which a timer was late in 99 of 100 cases while the work was done.
+fn timer_beside(work: impl FnOnce() -> Result<(), engine::Error>) -> Result<f64, Box<dyn Error>> {
+    const PERIOD: Duration = Duration::from_millis(5);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let done = AtomicBool::new(false);
+    let late = std::thread::scope(|scope| {
+        let timer = scope.spawn(|| {
+            let mut late = Vec::new();
+            runtime.block_on(async {
+                while !done.load(Ordering::Relaxed) {
+                    let due = Instant::now() + PERIOD;
+                    tokio::time::sleep_until(due.into()).await;
+                    late.push(due.elapsed());
+                }
+            });
+            late
+        });
+        let outcome = work();
+        done.store(true, Ordering::Relaxed);
+        outcome.map(|()| timer.join())
+    })?;
+    let mut late = late.map_err(|_| "the timer's thread panicked")?;
+    late.sort_unstable();
+    let at = (late.len() * 99 / 100).min(late.len().saturating_sub(1));
+    Ok(late.get(at).map_or(0.0, |late| late.as_secs_f64() * 1000.0))
 }
 
 /// The best of several passes of all threads over a buffer, each over its own part.

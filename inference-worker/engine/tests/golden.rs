@@ -159,6 +159,7 @@ impl Errors {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "it tells what it has measured")]
 fn logits_and_probabilities_match_the_reference() {
     for (dir, mode) in all() {
         let json = std::fs::read(dir.join("expected.json")).expect("expected.json");
@@ -183,6 +184,14 @@ fn logits_and_probabilities_match_the_reference() {
             }
         }
         let place = format!("{} {mode:?}: {} {errors:?}", dir.display(), errors.usual());
+        let name = dir.file_name().unwrap_or_default().display();
+        println!(
+            "{name:14} {:?} {:?}: worst {:.1e}, usual {:.1e}",
+            mode.precision,
+            mode.weights_in,
+            errors.worst,
+            errors.usual()
+        );
         let rounds = mode.weights_in == WeightsIn::Int8 || dir.ends_with("llama-bf16");
         match mode.usual {
             Some(bound) if rounds => assert!(errors.usual() <= bound, "{place}"),

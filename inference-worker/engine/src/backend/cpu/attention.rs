@@ -47,17 +47,18 @@ impl Work for Attention<'_, '_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        SCORES.with_borrow_mut(|scores| {
-            for queries in self.queries.chunks_mut(L::QUERIES) {
-                let (memory, pages, scale) = (self.memory, self.pages, self.scale);
-                match queries.len() {
-                    4 => attend::<L, 4>(memory, pages, scale, queries, scores),
-                    3 => attend::<L, 3>(memory, pages, scale, queries, scores),
-                    2 => attend::<L, 2>(memory, pages, scale, queries, scores),
-                    _ => attend::<L, 1>(memory, pages, scale, queries, scores),
-                }
+        // Taken out, since a closure would not be compiled for the kernel.
+        let mut scores = SCORES.take();
+        let (memory, pages, scale) = (self.memory, self.pages, self.scale);
+        for queries in self.queries.chunks_mut(L::QUERIES) {
+            match queries.len() {
+                4 => attend::<L, 4>(memory, pages, scale, queries, &mut scores),
+                3 => attend::<L, 3>(memory, pages, scale, queries, &mut scores),
+                2 => attend::<L, 2>(memory, pages, scale, queries, &mut scores),
+                _ => attend::<L, 1>(memory, pages, scale, queries, &mut scores),
             }
-        });
+        }
+        SCORES.set(scores);
     }
 }
 
@@ -115,7 +116,10 @@ fn score<L: Lanes, const QUERIES: usize>(
 ) -> [L; QUERIES] {
     let mut even = [L::splat(0.0); QUERIES];
     let mut odd = [L::splat(0.0); QUERIES];
-    let numbers: [&[f32]; QUERIES] = std::array::from_fn(|at| &queries[at].numbers[..keys.len()]);
+    let mut numbers = [&[][..]; QUERIES];
+    for (numbers, query) in numbers.iter_mut().zip(queries) {
+        *numbers = &query.numbers[..keys.len()];
+    }
     for (pair, [first, second]) in keys.as_chunks().0.iter().enumerate() {
         let (first, second) = (L::load(first), L::load(second));
         for at in 0..QUERIES {
@@ -156,10 +160,12 @@ fn combine<L: Lanes, const QUERIES: usize>(
     queries: &[Query<'_>],
     weights: &[f32],
 ) -> [[L; WIDTH]; QUERIES] {
-    let weights: [&[f32]; QUERIES] = {
-        let each = weights.len() / QUERIES;
-        std::array::from_fn(|at| &weights[at * each..][..queries[at].positions])
-    };
+    let each = weights.len() / QUERIES;
+    let mut of_each = [&[][..]; QUERIES];
+    for ((of_each, query), weights) in of_each.iter_mut().zip(queries).zip(weights.chunks(each)) {
+        *of_each = &weights[..query.positions];
+    }
+    let weights = of_each;
     let common = queries.iter().map(|q| q.positions).min().unwrap_or(0);
     let mut sums = [[L::splat(0.0); WIDTH]; QUERIES];
     for block in 0..common.div_ceil(BLOCK) {

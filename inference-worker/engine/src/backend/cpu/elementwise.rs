@@ -16,10 +16,17 @@ impl Work for RmsNorm<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let scale = scale_of::<L>(self.row, self.eps);
-        let scale = L::splat(scale);
-        zip::<L>(self.row, self.weight, self.out, |x, weight| {
-            x.mul(scale).mul(weight)
-        });
+        zip(Scaled(L::splat(scale)), self.row, self.weight, self.out);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Scaled<L>(L);
+
+impl<L: Lanes> Pairwise<L> for Scaled<L> {
+    #[inline(always)]
+    fn of(self, x: L, weight: L) -> L {
+        x.mul(self.0).mul(weight)
     }
 }
 
@@ -48,10 +55,18 @@ impl Work for Gate<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        zip::<L>(self.gate, self.up, self.out, |gate, up| {
-            let one = L::splat(1.0);
-            gate.div(exp(gate.mul(L::splat(-1.0))).add(one)).mul(up)
-        });
+        zip::<L, _>(Gated, self.gate, self.up, self.out);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Gated;
+
+impl<L: Lanes> Pairwise<L> for Gated {
+    #[inline(always)]
+    fn of(self, gate: L, up: L) -> L {
+        let one = L::splat(1.0);
+        gate.div(exp(gate.mul(L::splat(-1.0))).add(one)).mul(up)
     }
 }
 
@@ -99,17 +114,22 @@ fn rotate<L: Lanes>(head: &mut [f32], cosines: &[f32], sines: &[f32]) {
     }
 }
 
-/// `out = operation(a, b)`, number by number.
+/// Makes one number of two. (A closure would not be compiled for the kernel.)
+trait Pairwise<L>: Copy {
+    fn of(self, a: L, b: L) -> L;
+}
+
 #[inline(always)]
-fn zip<L: Lanes>(a: &[f32], b: &[f32], out: &mut [f32], operation: impl Fn(L, L) -> L) {
+fn zip<L: Lanes, P: Pairwise<L>>(operation: P, a: &[f32], b: &[f32], out: &mut [f32]) {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let (out, out_rest) = out.as_chunks_mut::<LANES>();
     for ((a, b), out) in a.iter().zip(b).zip(out) {
-        operation(L::load(a), L::load(b)).store(out);
+        operation.of(L::load(a), L::load(b)).store(out);
     }
     if !out_rest.is_empty() {
         let mut last = [0.0; LANES];
-        operation(L::load(&padded(a_rest)), L::load(&padded(b_rest))).store(&mut last);
+        let (a, b) = (L::load(&padded(a_rest)), L::load(&padded(b_rest)));
+        operation.of(a, b).store(&mut last);
         out_rest.copy_from_slice(&last[..out_rest.len()]);
     }
 }

@@ -212,7 +212,7 @@ impl Lanes for Avx2 {
         unsafe {
             // The instruction adds two products in 16 bits, which 255 * 127 * 2 would exceed. With
             // the middle taken off the weights and their sign moved over, 128 * 127 * 2 do not.
-            let signed = _mm256_set1_epi32(i32::from_le_bytes(signed.map(|byte| byte as u8)));
+            let signed = _mm256_set1_epi32(transmute::<[i8; 4], i32>(signed));
             let magnitude = _mm256_abs_epi8(signed);
             let add = |sum, unsigned| {
                 let centred = _mm256_xor_si256(unsigned, _mm256_set1_epi8(-128));

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use super::dense::Sink;
 use crate::backend::cpu::lanes::{Kernel, LANES, Lanes, Work};
 use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::table::Table;
@@ -119,7 +120,7 @@ pub(super) fn rows<L: Lanes>(
     weights: &Int8,
     range: Range<usize>,
     inputs: &Inputs,
-    mut write: impl FnMut(usize, usize, &[f32]),
+    sink: impl Sink,
 ) {
     let vectors = inputs.blocks.len() / inputs.each;
     let (first, end) = (range.start / GROUP, range.end.div_ceil(GROUP));
@@ -135,18 +136,34 @@ pub(super) fn rows<L: Lanes>(
             } else {
                 1
             };
-            let write = |g: usize, v, sums: &[f32; GROUP]| {
-                let row = (group + g) * GROUP;
-                let count = GROUP.min(range.end - row);
-                write(row - range.start, vector + v, &sums[..count]);
+            let first = group * GROUP;
+            let sink = Groups {
+                sink: sink.behind(first - range.start, vector),
+                rows: range.end - first,
             };
             match height {
-                2 => width::<L, 2>(weights, group, blocks, count, write),
-                _ => width::<L, 1>(weights, group, blocks, count, write),
+                2 => width::<L, 2>(weights, group, blocks, count, sink),
+                _ => width::<L, 1>(weights, group, blocks, count, sink),
             }
             group += height;
         }
         vector += count;
+    }
+}
+
+/// Takes the sums of whole groups, of which `rows` rows are there.
+#[derive(Clone, Copy)]
+struct Groups<S> {
+    sink: S,
+    rows: usize,
+}
+
+impl<S: Sink> Groups<S> {
+    #[inline(always)]
+    fn write(self, group: usize, vector: usize, sums: &[f32; GROUP]) {
+        let row = group * GROUP;
+        let count = GROUP.min(self.rows - row);
+        self.sink.write(row, vector, &sums[..count]);
     }
 }
 
@@ -156,18 +173,16 @@ fn width<L: Lanes, const GROUPS: usize>(
     group: usize,
     inputs: &[Block],
     count: usize,
-    write: impl FnMut(usize, usize, &[f32; GROUP]),
+    sink: Groups<impl Sink>,
 ) {
     if GROUPS > L::BYTE_TILE.0 || count > L::BYTE_TILE.1 {
         return;
     }
     match count {
-        6 => tile::<L, GROUPS, 6>(weights, group, inputs, write),
-        5 => tile::<L, GROUPS, 5>(weights, group, inputs, write),
-        4 => tile::<L, GROUPS, 4>(weights, group, inputs, write),
-        3 => tile::<L, GROUPS, 3>(weights, group, inputs, write),
-        2 => tile::<L, GROUPS, 2>(weights, group, inputs, write),
-        _ => tile::<L, GROUPS, 1>(weights, group, inputs, write),
+        4 => tile::<L, GROUPS, 4>(weights, group, inputs, sink),
+        3 => tile::<L, GROUPS, 3>(weights, group, inputs, sink),
+        2 => tile::<L, GROUPS, 2>(weights, group, inputs, sink),
+        _ => tile::<L, GROUPS, 1>(weights, group, inputs, sink),
     }
 }
 
@@ -176,7 +191,7 @@ fn tile<L: Lanes, const GROUPS: usize, const VECTORS: usize>(
     weights: &Int8,
     group: usize,
     inputs: &[Block],
-    mut write: impl FnMut(usize, usize, &[f32; GROUP]),
+    sink: Groups<impl Sink>,
 ) {
     let each = inputs.len() / VECTORS;
     let mut scales = [&[][..]; GROUPS];
@@ -220,7 +235,7 @@ fn tile<L: Lanes, const GROUPS: usize, const VECTORS: usize>(
         for g in 0..GROUPS {
             let mut out = [0.0; GROUP];
             sums[v][g].store(&mut out);
-            write(g, v, &out);
+            sink.write(g, v, &out);
         }
     }
 }

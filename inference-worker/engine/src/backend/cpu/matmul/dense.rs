@@ -80,18 +80,47 @@ impl<L: Lanes> Product<L, { 2 * LANES }> for Pairs {
     }
 }
 
-/// Calls `write(row, vector, sums)` until every row with every vector was in one of the `sums`,
-/// which are of consecutive rows.
+/// Takes the sums. (A closure would not be compiled for the kernel.)
+pub(super) trait Sink: Copy {
+    /// Those of consecutive rows from `row` on, counted from the first row that is computed.
+    fn write(self, row: usize, vector: usize, sums: &[f32]);
+
+    #[inline(always)]
+    fn behind(self, row: usize, vector: usize) -> Behind<Self> {
+        Behind {
+            sink: self,
+            row,
+            vector,
+        }
+    }
+}
+
+/// A sink that counts from some row and vector on.
+#[derive(Clone, Copy)]
+pub(super) struct Behind<S> {
+    sink: S,
+    row: usize,
+    vector: usize,
+}
+
+impl<S: Sink> Sink for Behind<S> {
+    #[inline(always)]
+    fn write(self, row: usize, vector: usize, sums: &[f32]) {
+        self.sink.write(self.row + row, self.vector + vector, sums);
+    }
+}
+
+/// Gives the sums of every row with every vector to the sink.
 #[inline(always)]
 pub(super) fn rows<L: Lanes, P: Product<L, STEP>, const STEP: usize>(
     weights: &[P::Weight],
     columns: usize,
     inputs: &[P::Input],
-    mut write: impl FnMut(usize, usize, &[f32]),
+    sink: impl Sink,
 ) {
     let (rows, vectors) = (weights.len() / columns, inputs.len() / columns);
     let mut vector = 0;
-    // The last ones are shared out: seven are four and three rather than six and one.
+    // The last ones are shared out: five are three and two rather than four and one.
     let tiles = vectors.div_ceil(L::TILE.1);
     for tile in 0..tiles {
         let count = (vectors - vector).div_ceil(tiles - tile);
@@ -104,11 +133,11 @@ pub(super) fn rows<L: Lanes, P: Product<L, STEP>, const STEP: usize>(
                 1
             };
             let weights = &weights[row * columns..];
-            let write = |r, v, sums: &[f32]| write(row + r, vector + v, sums);
+            let sink = sink.behind(row, vector);
             match height {
-                4 => width::<L, P, STEP, 4>(weights, columns, inputs, count, write),
-                2 => width::<L, P, STEP, 2>(weights, columns, inputs, count, write),
-                _ => width::<L, P, STEP, 1>(weights, columns, inputs, count, write),
+                4 => width::<L, P, STEP, 4>(weights, columns, inputs, count, sink),
+                2 => width::<L, P, STEP, 2>(weights, columns, inputs, count, sink),
+                _ => width::<L, P, STEP, 1>(weights, columns, inputs, count, sink),
             }
             row += height;
         }
@@ -122,18 +151,16 @@ fn width<L: Lanes, P: Product<L, STEP>, const STEP: usize, const ROWS: usize>(
     columns: usize,
     inputs: &[P::Input],
     count: usize,
-    write: impl FnMut(usize, usize, &[f32]),
+    sink: impl Sink,
 ) {
     if ROWS > L::TILE.0 || count > L::TILE.1 {
         return;
     }
     match count {
-        6 => tile::<L, P, STEP, ROWS, 6>(weights, columns, inputs, write),
-        5 => tile::<L, P, STEP, ROWS, 5>(weights, columns, inputs, write),
-        4 => tile::<L, P, STEP, ROWS, 4>(weights, columns, inputs, write),
-        3 => tile::<L, P, STEP, ROWS, 3>(weights, columns, inputs, write),
-        2 => tile::<L, P, STEP, ROWS, 2>(weights, columns, inputs, write),
-        _ => tile::<L, P, STEP, ROWS, 1>(weights, columns, inputs, write),
+        4 => tile::<L, P, STEP, ROWS, 4>(weights, columns, inputs, sink),
+        3 => tile::<L, P, STEP, ROWS, 3>(weights, columns, inputs, sink),
+        2 => tile::<L, P, STEP, ROWS, 2>(weights, columns, inputs, sink),
+        _ => tile::<L, P, STEP, ROWS, 1>(weights, columns, inputs, sink),
     }
 }
 
@@ -149,7 +176,7 @@ fn tile<
     weights: &[P::Weight],
     columns: usize,
     inputs: &[P::Input],
-    mut write: impl FnMut(usize, usize, &[f32]),
+    sink: impl Sink,
 ) {
     let weights = &weights[..ROWS * columns];
     let inputs = &inputs[..VECTORS * columns];
@@ -182,7 +209,7 @@ fn tile<
         }
     }
     for vector in 0..VECTORS {
-        write(0, vector, &L::sums(sums[vector]));
+        sink.write(0, vector, &L::sums(sums[vector]));
     }
 }
 

@@ -16,9 +16,14 @@ use super::pool::Pool;
 use super::table::Table;
 use crate::model::{Data, Linear, Matrix, Projection};
 
-/// Bytes of weights in one task: as long as two tasks of each thread remain, no fewer than are
-/// worth handing over, and no more than stay in a core's cache while the inputs pass by.
+/// Bytes of weights in one task: no fewer than are worth handing over, and no more than stay in a
+/// core's cache while the inputs pass by.
 const TASK_BYTES: Range<usize> = 1 << 15..1 << 17;
+
+/// So few inputs pass by once or twice, and long tasks are read faster: the processor fetches ahead.
+const FEW: usize = 8;
+/// The most bytes of a task of those.
+const LONG_TASK_BYTES: usize = 1 << 20;
 
 /// Rows of a task are whole groups of this many.
 const GROUP: usize = crate::model::int8::GROUP;
@@ -114,7 +119,7 @@ impl Multiplier {
         let mut before = 0;
         for part in parts {
             let rows = part.weight.rows;
-            let step = rows_per_task(part.weight, pool.threads());
+            let step = rows_per_task(part.weight, pool.threads(), inputs.len() / columns);
             tasks.extend((0..rows).step_by(step).map(|start| Rows {
                 part,
                 range: start..rows.min(start + step),
@@ -174,15 +179,21 @@ impl<'a> From<&'a Projection> for Part<'a> {
     }
 }
 
-fn rows_per_task(matrix: &Matrix, threads: usize) -> usize {
+fn rows_per_task(matrix: &Matrix, threads: usize, inputs: usize) -> usize {
     let bytes = match matrix.data {
         Data::F32(_) => 4,
         Data::F16(_) | Data::Bf16(_) => 2,
         Data::Int8(_) => 1,
     };
     let row = bytes * matrix.columns;
+    // Eight for each thread, so that none waits long for the others.
     let even = matrix.rows * row / (8 * threads);
-    (even.clamp(TASK_BYTES.start, TASK_BYTES.end) / row)
+    let most = if inputs <= FEW {
+        LONG_TASK_BYTES
+    } else {
+        TASK_BYTES.end
+    };
+    (even.clamp(TASK_BYTES.start, most) / row)
         .max(1)
         .next_multiple_of(GROUP)
 }
@@ -202,15 +213,18 @@ struct Rows<'a> {
     then: Then,
 }
 
-impl Rows<'_> {
-    /// The sums of consecutive rows for one vector.
+impl dense::Sink for &Rows<'_> {
     #[inline(always)]
-    fn write(&self, row: usize, vector: usize, sums: &[f32]) {
+    fn write(self, row: usize, vector: usize, sums: &[f32]) {
+        let row = self.range.start + row;
         let first = self.before + row;
         // SAFETY: tasks have disjoint rows.
         let outputs = unsafe { self.table.part(vector, first..first + sums.len()) };
         for (at, (output, sum)) in outputs.iter_mut().zip(sums).enumerate() {
-            let sum = sum + self.part.bias.map_or(0.0, |bias| bias[row + at]);
+            let mut sum = *sum;
+            if let Some(bias) = self.part.bias {
+                sum += bias[row + at];
+            }
             *output = match self.then {
                 Then::Set => sum,
                 Then::Add => *output + sum,
@@ -226,14 +240,13 @@ impl Work for Rows<'_> {
     fn run<L: Lanes>(self) {
         let columns = self.part.weight.columns;
         let range = self.range.start * columns..self.range.end * columns;
-        let start = self.range.start;
-        let write = |row, vector, sums: &[f32]| self.write(start + row, vector, sums);
+        let sink = &self;
         match &self.part.weight.data {
             Data::F32(weights) => {
-                dense::rows::<L, dense::F32, LANES>(&weights[range], columns, self.inputs, write);
+                dense::rows::<L, dense::F32, LANES>(&weights[range], columns, self.inputs, sink);
             }
             Data::F16(weights) => {
-                dense::rows::<L, dense::F16, LANES>(&weights[range], columns, self.inputs, write);
+                dense::rows::<L, dense::F16, LANES>(&weights[range], columns, self.inputs, sink);
             }
             Data::Bf16(weights) if self.halves => {
                 let inputs = &self.rounded.halves;
@@ -241,14 +254,14 @@ impl Work for Rows<'_> {
                     &weights[range],
                     columns,
                     inputs,
-                    write,
+                    sink,
                 );
             }
             Data::Bf16(weights) => {
-                dense::rows::<L, dense::Bf16, LANES>(&weights[range], columns, self.inputs, write);
+                dense::rows::<L, dense::Bf16, LANES>(&weights[range], columns, self.inputs, sink);
             }
             Data::Int8(weights) => {
-                bytes::rows::<L>(weights, self.range.clone(), &self.rounded.bytes, write);
+                bytes::rows::<L>(weights, self.range.clone(), &self.rounded.bytes, sink);
             }
         }
     }
