@@ -1,7 +1,9 @@
 """Our CPU backend beside llama.cpp and transformers: same weights, same two threads, in turns.
 
+    compare.py all DIRECTORY SPEED ROUNDS          all of these, one after the other
     compare.py make DIRECTORY                      writes the models (8 GB)
-    compare.py run DIRECTORY SPEED [CASE ...]      measures; SPEED is the built examples/speed
+    compare.py run DIRECTORY SPEED ROUNDS [CASE ...]
+                                                   measures; SPEED is the built examples/speed
     compare.py table DIRECTORY                     prints what was measured, medians of all rounds
 
 Each program runs alone in a process of its own; a round runs all of them, so that what the machine
@@ -14,11 +16,12 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
 CASES = [f"{shape}-{kind}" for shape in ("0.1b", "0.5b") for kind in ("bf16", "f32", "int8")]
-ROUNDS = 3
 FIGURES = {
     "prefill_tokens_s": "prefill of 512",
     "decode_1_tokens_s": "decode, 1 query",
@@ -42,11 +45,13 @@ def programs(directory: Path, speed: str, case: str) -> dict[str, list[str]]:
     return run
 
 
-def measure(directory: Path, speed: str, cases: list[str]) -> None:
+def measure(directory: Path, speed: str, rounds: int, cases: list[str]) -> None:
+    versions = [f"{name} {version(name)}" for name in ("llama-cpp-python", "torch", "transformers")]
+    print(date.today(), ", ".join(versions), flush=True)
     environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     with (directory / "measured.jsonl").open("a") as out:
-        for case in cases:
-            for _ in range(ROUNDS):
+        for _ in range(rounds):
+            for case in cases:
                 for name, command in programs(directory, speed, case).items():
                     done = subprocess.run(
                         command, env=environment, check=True, stdout=subprocess.PIPE
@@ -69,6 +74,8 @@ def table(directory: Path) -> None:
         for figure, work in FIGURES.items():
             print(row(runs[case], case, figure, work))
     print()
+    print(lateness(runs))
+    print()
     print("| weights | peak memory, ours / llama.cpp / transformers, MB | logits apart | same ids |")
     print("|---|---|---|---|")
     for case in CASES:
@@ -90,6 +97,14 @@ def row(found: dict, case: str, figure: str, work: str) -> str:
     bound = figure.replace("tokens_s", "of_bound")
     cells.append(f"{median('ours', bound):.2f}" if bound in found["ours"][0] else "")
     return "| " + " | ".join(cells) + " |"
+
+
+def lateness(runs: dict) -> str:
+    ours = [run for found in runs.values() for run in found["ours"]]
+    idle, beside = (
+        statistics.median(run[f"timer_late_{when}_ms"] for run in ours) for when in ("idle", "beside")
+    )
+    return f"A timer of tokio, 99 of 100: {idle:.2f} ms late idle, {beside:.2f} ms beside decoding."
 
 
 def agreement(found: dict, case: str) -> str:
@@ -115,12 +130,18 @@ def agreement(found: dict, case: str) -> str:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case ["all", directory, speed, rounds]:
+            from models import make
+
+            make(Path(directory))
+            measure(Path(directory), speed, int(rounds), CASES)
+            table(Path(directory))
         case ["make", directory]:
             from models import make
 
             make(Path(directory))
-        case ["run", directory, speed, *cases]:
-            measure(Path(directory), speed, cases or CASES)
+        case ["run", directory, speed, rounds, *cases]:
+            measure(Path(directory), speed, int(rounds), cases or CASES)
         case ["table", directory]:
             table(Path(directory))
         case _:
