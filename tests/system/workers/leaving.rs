@@ -26,14 +26,14 @@ async fn empty() -> World {
     .await
 }
 
-/// A worker with a slow model, and its own life.
-fn start(world: &World, name: &str, drain: Duration) -> (Lifecycle, JoinHandle<()>) {
+/// A worker with a slow model whose answers have so many tokens, and its own life.
+fn start(world: &World, name: &str, drain: Duration, tokens: usize) -> (Lifecycle, JoinHandle<()>) {
     let mut worker =
         inference_worker::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
     worker.model_dirs = vec![Model::Slow.dir().expect("a model")];
     worker.name = name.into();
     worker.drain = drain;
-    worker.max_new_tokens = 160;
+    worker.max_new_tokens = tokens;
     let life = world.lifecycle.child();
     let each = life.clone();
     let running = world.lifecycle.spawn("worker", async move {
@@ -87,7 +87,7 @@ async fn a_worker_is_on_the_list_with_what_it_can_take_until_it_leaves() {
     let world = empty().await;
     let nats = world.nats().await;
     let workers = Workers::watch(&nats, &world.lifecycle);
-    let (life, running) = start(&world, "first worker", PATIENCE);
+    let (life, running) = start(&world, "first worker", PATIENCE, 1_000);
     let idle = known(&workers, "a worker", |_| true).await;
     let model = &idle.models[0];
     assert_eq!((&*idle.worker, idle.draining), ("first worker", false));
@@ -118,7 +118,7 @@ async fn a_worker_is_on_the_list_with_what_it_can_take_until_it_leaves() {
     known(&workers, "that it leaves", |worker| worker.draining).await;
     assert_eq!(
         asking.told(query).await.answer().usage.completion_tokens,
-        160
+        1_000
     );
     running.await.expect("it ends");
     assert_eq!(listed(&nats).await, [""; 0]);
@@ -129,7 +129,7 @@ async fn what_takes_too_long_goes_on_at_another_worker() {
     let world = empty().await;
     let mia = Client::registered(world.http).await;
     let asking = Asking::of(&world, &mia).await;
-    let (life, first) = start(&world, "first", Duration::ZERO);
+    let (life, first) = start(&world, "first", Duration::ZERO, 160);
     let wished = Options {
         // By chance it might end before.
         temperature: Some(0.0),
@@ -147,7 +147,7 @@ async fn what_takes_too_long_goes_on_at_another_worker() {
     for query in &queries {
         begun(&asking, *query).await;
     }
-    let (_second_life, _second) = start(&world, "second", PATIENCE);
+    let (_second_life, _second) = start(&world, "second", PATIENCE, 160);
     life.begin_stop();
     first.await.expect("it ends");
     let mut before = vec![];
