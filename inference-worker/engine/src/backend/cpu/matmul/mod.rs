@@ -220,15 +220,25 @@ impl dense::Sink for &Rows<'_> {
         let first = self.before + row;
         // SAFETY: tasks have disjoint rows.
         let outputs = unsafe { self.table.part(vector, first..first + sums.len()) };
-        for (at, (output, sum)) in outputs.iter_mut().zip(sums).enumerate() {
-            let mut sum = *sum;
-            if let Some(bias) = self.part.bias {
-                sum += bias[row + at];
+        let bias = self.part.bias.map(|bias| &bias[row..row + sums.len()]);
+        // Decided once, since the compiler does not know that writing an output changes neither.
+        match (bias, self.then) {
+            (None, Then::Set) => outputs.copy_from_slice(sums),
+            (None, Then::Add) => {
+                for (output, sum) in outputs.iter_mut().zip(sums) {
+                    *output += sum;
+                }
             }
-            *output = match self.then {
-                Then::Set => sum,
-                Then::Add => *output + sum,
-            };
+            (Some(bias), Then::Set) => {
+                for ((output, sum), bias) in outputs.iter_mut().zip(sums).zip(bias) {
+                    *output = sum + bias;
+                }
+            }
+            (Some(bias), Then::Add) => {
+                for ((output, sum), bias) in outputs.iter_mut().zip(sums).zip(bias) {
+                    *output += sum + bias;
+                }
+            }
         }
     }
 }
