@@ -1,13 +1,16 @@
 //! The handle that the rest of the program holds.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::backend::Backend;
 use crate::backend::cpu::{self, Cpu, Precision};
+use crate::backend::cuda::{self, Cuda, Room};
 use crate::calibration::Calibration;
 use crate::chat_template::{ChatTemplate, Message};
 use crate::error::Error;
@@ -18,9 +21,41 @@ use crate::request::Request;
 use crate::scheduler::Scheduler;
 use crate::tokenizer::Tokenizer;
 
+/// What computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ComputeOn {
+    /// An NVIDIA device where there is one that the model fits, else the processor.
+    Auto,
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA device.
+    Cuda,
+}
+
+impl FromStr for ComputeOn {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            other => Err(Error::Request {
+                field: "device",
+                reason: format!("`{other}`, expected `auto`, `cpu` or `cuda`"),
+            }),
+        }
+    }
+}
+
 /// Limits of one engine. [`Options::default`] suits a small machine.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// What computes.
+    pub compute_on: ComputeOn,
+    /// Where kernels that were compiled for a device are kept; compiled at each start when absent.
+    pub kernel_cache: Option<PathBuf>,
     /// Threads that compute; all available cores when absent.
     pub threads: Option<NonZeroUsize>,
     /// How the weights are kept in memory.
@@ -31,7 +66,7 @@ pub struct Options {
     pub max_context: Option<NonZeroUsize>,
     /// Bytes for the keys and values of all generations, prefixes kept for later ones included.
     /// Less where `max_active` of the longest generations need less; what none of it can hold
-    /// shortens the context.
+    /// shortens the context. A device gives what it has instead.
     pub kv_bytes: NonZeroUsize,
     /// Generations that are computed together at most; fewer while `kv_bytes` holds no more.
     pub max_active: NonZeroUsize,
@@ -54,6 +89,8 @@ impl Default for Options {
             NonZeroUsize::new(value).expect("a literal above zero")
         }
         Self {
+            compute_on: ComputeOn::default(),
+            kernel_cache: None,
             threads: None,
             weights_in: WeightsIn::default(),
             precision: Precision::default(),
@@ -123,22 +160,21 @@ impl Engine {
         let wanted = options
             .max_context
             .map_or(context, |limit| context.min(limit.get()));
-        let blocks = kv_blocks(&model, wanted, &options)?;
-        let context_length = wanted.min(blocks as usize * BLOCK);
+        let (parameters, bytes_per_step) = (model.parameters(), model.weights().bytes_per_step());
+        let config = model.config().clone();
+        let backend = backend(model, wanted, &options)?;
+        let context_length = wanted.min(backend.blocks() as usize * BLOCK);
         let card = ModelCard {
-            id: model.config().id.clone(),
-            architecture: model.config().architecture.to_string(),
-            parameters: model.parameters(),
+            id: config.id,
+            architecture: config.architecture.to_string(),
+            parameters,
             context_length,
-            vocabulary: model.config().vocab_size,
-            demo: model.config().demo,
+            vocabulary: config.vocab_size,
+            demo: config.demo,
             load_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        let bytes_per_step = model.weights().bytes_per_step();
         let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.map_or_else(all_cores, usize::from);
-        let cpu = Cpu::new(model, options.threads, blocks)?;
-        let backend = Box::new(cpu.with_precision(options.precision));
         let scheduler = Scheduler::start(backend, Arc::clone(&tokenizer), &card, &options)?;
         tracing::info!(
             model.id = card.id,
@@ -233,12 +269,56 @@ impl Engine {
         self.shared.scheduler.submit(request)
     }
 
-    /// Completes when a step has taken longer than [`Options::step_limit`], else never. By then all
-    /// generations have ended with [`Finish::Error`](crate::Finish::Error), and no other is taken
-    /// any more: only a new process can use the device again.
+    /// Completes when a step has taken longer than [`Options::step_limit`], or when the device says
+    /// that it cannot go on ([`Error::Device`]), else never. By then all generations have ended, with
+    /// [`Finish::Error`](crate::Finish::Error) or, where the device has told so, with
+    /// [`Finish::Cancelled`](crate::Finish::Cancelled), so that they can go on elsewhere; and no
+    /// other is taken any more: only a new process can use the device again.
     pub async fn stuck(&self) -> Error {
         self.shared.scheduler.stuck().await
     }
+}
+
+/// What computes, announced in the log with the reason.
+fn backend(model: Model, context: usize, options: &Options) -> Result<Box<dyn Backend>, Error> {
+    let on_device = || {
+        let room = Room {
+            context,
+            sequences: options.max_active.get(),
+            step_tokens: options.step_tokens.get(),
+            cache: options.kernel_cache.clone(),
+        };
+        Cuda::new(&model, &room)
+    };
+    let reason = match options.compute_on {
+        ComputeOn::Cpu => "it was asked for".to_owned(),
+        ComputeOn::Cuda => {
+            let cuda = on_device()?;
+            tracing::info!(
+                device = cuda.name(),
+                "computes on CUDA, as it was asked for"
+            );
+            return Ok(Box::new(cuda));
+        }
+        ComputeOn::Auto => match cuda::absence() {
+            Some(reason) => reason.to_owned(),
+            None => match on_device() {
+                Ok(cuda) => {
+                    let device = cuda.name();
+                    tracing::info!(device, "computes on CUDA, since there is a device");
+                    return Ok(Box::new(cuda));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "there is a device, and it cannot be used");
+                    error.to_string()
+                }
+            },
+        },
+    };
+    tracing::info!(reason, "computes on the CPU");
+    let blocks = kv_blocks(&model, context, options)?;
+    let cpu = Cpu::new(model, options.threads, blocks)?;
+    Ok(Box::new(cpu.with_precision(options.precision)))
 }
 
 /// Blocks for as many of the longest generations as there may be, as far as the memory goes.

@@ -107,6 +107,10 @@ pub enum Error {
     /// A backend failed to compute (bad sequence, capacity exceeded, NaN in the logits).
     #[error("backend: {0}")]
     Backend(String),
+    /// The device that computes cannot go on (out of memory, damaged, lost, its driver too old). A
+    /// running engine stops with it.
+    #[error("device: {0}")]
+    Device(String),
     /// Other response formats take long to compile; try again later or elsewhere.
     #[error("{others} response formats are being compiled already")]
     Compiling {

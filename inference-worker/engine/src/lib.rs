@@ -42,7 +42,7 @@ mod wake;
 
 pub use backend::cpu::Precision;
 pub use chat_template::Message;
-pub use engine::{Engine, ModelCard, Options};
+pub use engine::{ComputeOn, Engine, ModelCard, Options};
 pub use error::Error;
 pub use generation::{Finish, Generation, Item, Priority, TopLogprob, Usage};
 pub use grammar::ResponseFormat;

@@ -44,6 +44,14 @@ impl Choosing {
         }
     }
 
+    /// What scores are divided by before one is drawn; 1 where none is drawn.
+    pub fn temperature(&self) -> f32 {
+        match self.sampling.temperature {
+            0.0 => 1.0,
+            temperature => temperature,
+        }
+    }
+
     fn penalises(&self) -> bool {
         let sampling = &self.sampling;
         sampling.repetition_penalty != 1.0

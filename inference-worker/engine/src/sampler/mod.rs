@@ -5,6 +5,7 @@
 
 mod choosing;
 mod random;
+mod summarised;
 
 pub use choosing::Choosing;
 

@@ -13,7 +13,7 @@ const WARM: Sampling = Sampling {
     ..Sampling::GREEDY
 };
 
-fn after(sampling: Sampling, prompt: &[u32], generated: &[u32]) -> Choosing {
+pub(super) fn after(sampling: Sampling, prompt: &[u32], generated: &[u32]) -> Choosing {
     Choosing::new(&Request {
         sampling,
         generated: generated.to_vec(),

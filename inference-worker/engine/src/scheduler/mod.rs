@@ -17,7 +17,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -42,8 +42,10 @@ use crate::wake::Wake;
 struct Inbox {
     queue: Mutex<Queue>,
     wake: Arc<Wake>,
-    /// Cancelled when a step did not end.
+    /// Cancelled when a step did not end, or the backend is lost and everything has ended.
     stuck: CancellationToken,
+    /// Why the backend is lost.
+    lost: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -191,14 +193,18 @@ impl Scheduler {
         (queue.arrived.len() + queue.taken.len(), queue.free_blocks)
     }
 
-    /// Completes when a step did not end, else never.
+    /// Completes when a step did not end or the backend is lost, else never.
     pub(crate) async fn stuck(&self) -> Error {
         self.inbox.stuck.cancelled().await;
-        self.closed()
+        match self.inbox.lost.get() {
+            Some(reason) => Error::Device(reason.clone()),
+            None => self.closed(),
+        }
     }
 
     fn closed(&self) -> Error {
-        match self.inbox.stuck.is_cancelled() {
+        let lost = self.inbox.lost.get().is_some();
+        match self.inbox.stuck.is_cancelled() && !lost {
             true => Error::Stuck {
                 limit: self.step_limit,
             },
@@ -234,5 +240,7 @@ impl Drop for Ends {
     }
 }
 
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use crate::backend::Run;
 use crate::generation::{Finish, Item, Usage};
 use crate::tokenizer::tests::{byte_level, tokenizer};
 
-const VOCABULARY: usize = 512;
+pub(super) const VOCABULARY: usize = 512;
 /// Feeding this id panics.
 const PANICS: u32 = 510;
 /// Feeding this id fails.
@@ -60,6 +60,14 @@ fn idle(scheduler: &Scheduler) -> bool {
 }
 
 fn start(change: impl FnOnce(&mut Options)) -> (Scheduler, Counting) {
+    let backend = Counting::default();
+    (start_with(Box::new(backend.clone()), change), backend)
+}
+
+pub(super) fn start_with(
+    backend: Box<dyn Backend>,
+    change: impl FnOnce(&mut Options),
+) -> Scheduler {
     let mut options = Options::default();
     change(&mut options);
     let card = ModelCard {
@@ -71,17 +79,15 @@ fn start(change: impl FnOnce(&mut Options)) -> (Scheduler, Counting) {
         demo: false,
         load_ms: 0,
     };
-    let backend = Counting::default();
-    let boxed = Box::new(backend.clone());
-    let scheduler = Scheduler::start(boxed, tokenizer(byte_level()), &card, &options);
-    (scheduler.expect("a thread"), backend)
+    let scheduler = Scheduler::start(backend, tokenizer(byte_level()), &card, &options);
+    scheduler.expect("a thread")
 }
 
-fn request(prompt: &str, max_new_tokens: usize) -> Request {
+pub(super) fn request(prompt: &str, max_new_tokens: usize) -> Request {
     Request::new(prompt.bytes().map(u32::from).collect(), max_new_tokens)
 }
 
-fn collect(mut generation: Generation) -> (String, Finish, Usage) {
+pub(super) fn collect(mut generation: Generation) -> (String, Finish, Usage) {
     let mut answer = String::new();
     while let Some(item) = generation.blocking_next() {
         match item {

@@ -10,7 +10,7 @@ use super::plan::{Part, Planner, Ticket};
 use super::query::Query;
 use super::watchdog::Pulse;
 use super::{Inbox, Queue};
-use crate::backend::{Backend, Run};
+use crate::backend::{Backend, Run, Summary};
 use crate::engine::Options;
 use crate::error::Error;
 use crate::generation::Finish;
@@ -24,7 +24,11 @@ pub(super) struct Worker {
     tokenizer: Arc<Tokenizer>,
     sampler: Sampler,
     masks: Masks,
+    /// Of the latest step: all scores, or a summary of those of each part that wanted them.
     logits: Vec<f32>,
+    summaries: Vec<Summary>,
+    /// Whether the backend cannot go on.
+    lost: bool,
     planner: Planner,
     /// All that the planner knows, waiting and active.
     queries: BTreeMap<Ticket, Query>,
@@ -48,14 +52,16 @@ impl Worker {
             sampler: Sampler::default(),
             masks: Masks::start(max_active)?,
             logits: Vec::new(),
+            summaries: Vec::new(),
+            lost: false,
             queries: BTreeMap::new(),
         })
     }
 
-    /// Until the inbox is closed.
+    /// Until the inbox is closed, or the backend is lost.
     pub(super) fn run(mut self) {
         self.inbox.wake.adopt_current_thread();
-        while self.receive() {
+        while !self.lost && self.receive() {
             self.end_ended();
             let queries = &self.queries;
             let parts = self.planner.plan(Instant::now(), |ticket| {
@@ -107,6 +113,8 @@ impl Worker {
         let began = Instant::now();
         match (self.compute(parts), parts) {
             (Ok(()), _) => self.choose(parts, began.elapsed()),
+            // Nobody is at fault, and nobody can go on here.
+            (Err(Error::Device(reason)), _) => self.lose(reason),
             (Err(error), [part]) => self.fail(part.ticket, &error),
             // One of them is at fault; alone, each finds out for itself.
             (Err(_), parts) => {
@@ -128,8 +136,18 @@ impl Worker {
                 self.masks.ask(grammar);
             }
         }
+        let temperatures: Vec<f32> = parts
+            .iter()
+            .filter(|part| part.last)
+            .filter_map(|part| self.queries.get(&part.ticket))
+            .map(|query| query.choosing.temperature())
+            .collect();
         let (backend, logits) = (&mut self.backend, &mut self.logits);
-        survive(|| backend.step(&runs, logits))
+        let summaries = &mut self.summaries;
+        survive(|| match backend.summarising() {
+            Some(backend) => backend.step(&runs, &temperatures, summaries),
+            None => backend.step(&runs, logits),
+        })
     }
 
     /// Takes note of what was computed, and chooses a token where all known ids are. A prompt,
@@ -138,8 +156,7 @@ impl Worker {
     fn choose(&mut self, parts: &[Part], took: Duration) {
         let tokens: usize = parts.iter().map(|part| part.range.len()).sum();
         let wanted = parts.iter().filter(|part| part.last).count().max(1);
-        let logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact((logits.len() / wanted).max(1));
+        let mut rows = 0..wanted;
         let mut constrained = Vec::new();
         for part in parts {
             self.planner.computed(part);
@@ -154,28 +171,47 @@ impl Worker {
             let row = rows.next().unwrap_or_default();
             match query.grammar {
                 // They do not wait for the masks of others.
-                None => self.choose_one(part.ticket, row),
+                None => self.choose_one(part.ticket, row, wanted),
                 Some(_) => constrained.push((part.ticket, row)),
             }
         }
         for (ticket, row) in constrained {
-            self.choose_one(ticket, row);
+            self.choose_one(ticket, row, wanted);
         }
-        self.logits = logits;
     }
 
-    fn choose_one(&mut self, ticket: Ticket, row: &[f32]) {
+    /// `row` of the `wanted` ones.
+    fn choose_one(&mut self, ticket: Ticket, row: usize, wanted: usize) {
         let Some(query) = self.queries.get_mut(&ticket) else {
             return;
         };
         let (sampler, planner, tokenizer) =
             (&mut self.sampler, &mut self.planner, &*self.tokenizer);
+        let (backend, logits) = (&mut self.backend, &mut self.logits);
+        let summaries = &self.summaries;
         let chosen = survive(|| {
             let allowed = match &query.grammar {
                 None => None,
                 Some(grammar) => Some(grammar.lock().mask()?),
             };
-            let choice = sampler.choose(row, &query.choosing, allowed.as_deref())?;
+            let summarised = match (backend.summarising(), summaries.get(row)) {
+                (Some(_), Some(summary)) if allowed.is_none() => {
+                    sampler.choose_summarised(summary, &query.choosing)?
+                }
+                _ => None,
+            };
+            let choice = match (summarised, backend.summarising()) {
+                (Some(choice), _) => choice,
+                (None, Some(backend)) => {
+                    backend.scores(row, logits)?;
+                    sampler.choose(logits, &query.choosing, allowed.as_deref())?
+                }
+                (None, None) => {
+                    let each = logits.len() / wanted;
+                    let scores = &logits[row * each..][..each];
+                    sampler.choose(scores, &query.choosing, allowed.as_deref())?
+                }
+            };
             if tokenizer.is_eos(choice.id) || query.stops_at(choice.id) {
                 return Ok(Some(Finish::Stop));
             }
@@ -185,8 +221,19 @@ impl Worker {
         match chosen {
             Ok(None) => {}
             Ok(Some(finish)) => self.end(ticket, finish),
+            // The others too are given to somebody else.
+            Err(Error::Device(reason)) => self.lose(reason),
             Err(error) => self.fail(ticket, &error),
         }
+    }
+
+    fn lose(&mut self, reason: String) {
+        if !self.lost {
+            tracing::error!(reason, "the engine stops, since its device cannot go on");
+        }
+        self.lost = true;
+        // The first reason counts.
+        let _ = self.inbox.lost.set(reason);
     }
 
     fn fail(&mut self, ticket: Ticket, error: &Error) {
@@ -231,7 +278,8 @@ fn survive<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 }
 
 impl Drop for Worker {
-    /// The inbox was closed, or this thread panics; nothing may wait for it any longer.
+    /// The inbox was closed, the backend is lost, or this thread panics; nothing may wait for it any
+    /// longer. Whoever was cancelled here can go on elsewhere.
     fn drop(&mut self) {
         let arrived = {
             let mut queue = self.inbox.queue();
@@ -247,6 +295,9 @@ impl Drop for Worker {
         let taken = std::mem::take(&mut self.queries).into_values();
         for query in taken.chain(arrived.into_iter().map(|(_, query)| query)) {
             query.outlet.end(finish.clone());
+        }
+        if self.lost {
+            self.inbox.stuck.cancel();
         }
     }
 }

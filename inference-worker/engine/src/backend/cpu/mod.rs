@@ -10,7 +10,7 @@ mod kv_memory;
 mod lanes;
 mod matmul;
 mod pool;
-mod rope;
+pub(super) mod rope;
 mod step;
 mod table;
 
@@ -26,9 +26,8 @@ use self::matmul::Multiplier;
 use self::pool::Pool;
 use self::rope::Rope;
 use self::step::{Buffers, Step};
-use super::{Backend, Run};
+use super::{Backend, Run, check};
 use crate::error::Error;
-use crate::kv::BLOCK;
 use crate::model::Model;
 
 /// A model, the threads that compute it, and the keys and values of sequences.
@@ -80,30 +79,6 @@ impl Cpu {
     pub fn model(&self) -> &Model {
         &self.model
     }
-
-    fn check(&self, run: &Run<'_>) -> Result<(), Error> {
-        let vocabulary = self.model.config().vocab_size;
-        let (count, from) = (run.ids.len(), run.from);
-        if count == 0 {
-            return Err(Error::Backend("a run without ids".into()));
-        }
-        if let Some(id) = run.ids.iter().find(|id| **id as usize >= vocabulary) {
-            return Err(Error::Backend(format!(
-                "id {id} is outside the vocabulary {vocabulary}"
-            )));
-        }
-        let room = run.blocks.len() * BLOCK;
-        if from.saturating_add(count) > room {
-            return Err(Error::Backend(format!(
-                "{count} ids do not fit after {from} in {room} positions"
-            )));
-        }
-        let held = self.memory.blocks();
-        if let Some(block) = run.blocks.iter().find(|block| block.0 >= held) {
-            return Err(Error::Backend(format!("block {} of {held}", block.0)));
-        }
-        Ok(())
-    }
 }
 
 impl Backend for Cpu {
@@ -112,7 +87,9 @@ impl Backend for Cpu {
     }
 
     fn step(&mut self, runs: &[Run<'_>], logits: &mut Vec<f32>) -> Result<(), Error> {
-        runs.iter().try_for_each(|run| self.check(run))?;
+        let (vocabulary, held) = (self.model.config().vocab_size, self.memory.blocks());
+        runs.iter()
+            .try_for_each(|run| check(run, vocabulary, held))?;
         Step::new(self, runs).compute(logits);
         Ok(())
     }

@@ -7,14 +7,14 @@ use crate::model::{Config, RopeScaling};
 
 /// Angles per position, one for each pair of components.
 #[derive(Debug)]
-pub(super) struct Rope {
+pub(in crate::backend) struct Rope {
     frequencies: Vec<f64>,
     /// What turned components are multiplied with.
     magnitude: f64,
 }
 
 impl Rope {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(in crate::backend) fn new(config: &Config) -> Self {
         let pairs = config.head_dim / 2;
         let frequencies = (0..pairs)
             .map(|pair| {
@@ -35,12 +35,17 @@ impl Rope {
     }
 
     /// Pairs of components in a head.
-    pub(super) fn pairs(&self) -> usize {
+    pub(in crate::backend) fn pairs(&self) -> usize {
         self.frequencies.len()
     }
 
     /// Cosine and sine of every pair at a position.
-    pub(super) fn turns(&self, position: usize, cosines: &mut [f32], sines: &mut [f32]) {
+    pub(in crate::backend) fn turns(
+        &self,
+        position: usize,
+        cosines: &mut [f32],
+        sines: &mut [f32],
+    ) {
         for ((frequency, cosine), sine) in self.frequencies.iter().zip(cosines).zip(sines) {
             let (sin, cos) = (position as f64 * frequency).sin_cos();
             *cosine = (cos * self.magnitude) as f32;
