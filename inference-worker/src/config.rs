@@ -1,6 +1,7 @@
 //! What an inference worker needs to know.
 
 use crate::providers;
+use engine::ComputeOn;
 use infra::{clock, config};
 use std::{
     net::SocketAddr,
@@ -28,6 +29,8 @@ pub struct Config {
     pub name: String,
     /// Queries that each model answers side by side.
     pub concurrency: NonZeroUsize,
+    /// What computes: an NVIDIA device, or the processor.
+    pub compute_on: ComputeOn,
     /// Threads that compute, for each model; all cores where it is not given.
     pub threads: Option<NonZeroUsize>,
     /// Most tokens of one answer.
@@ -58,6 +61,7 @@ impl Config {
             cache_dir: std::env::temp_dir(),
             name: format!("worker-{}", &clock::fresh_id().simple().to_string()[20..]),
             concurrency: some(8),
+            compute_on: ComputeOn::Auto,
             threads: None,
             max_new_tokens: 512,
             // On a few cores a longer step would hold up the answers that stream meanwhile.
@@ -70,8 +74,8 @@ impl Config {
     }
 
     /// From the environment: `MODEL_DIR` (one directory, or several separated as in `PATH`),
-    /// `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_THREADS`, `WORKER_MAX_NEW_TOKENS`,
-    /// `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`, `WORKER_CACHE_DIR`, `WORKER_DRAIN_SECS`,
+    /// `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_DEVICE` (`auto`, `cpu` or `cuda`),
+    /// `WORKER_THREADS`, `WORKER_MAX_NEW_TOKENS`, `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`, `WORKER_CACHE_DIR`, `WORKER_DRAIN_SECS`,
     /// `WORKER_STEP_LIMIT_SECS`, `WORKER_METRICS_ADDR`, those of [`providers::Settings::from_env`],
     /// and how to reach NATS.
     ///
@@ -98,6 +102,7 @@ impl Config {
             cache_dir: config::parsed("WORKER_CACHE_DIR", default.cache_dir)?,
             name: config::text("WORKER_NAME", &default.name),
             concurrency: config::parsed("WORKER_CONCURRENCY", default.concurrency)?,
+            compute_on: config::parsed("WORKER_DEVICE", default.compute_on)?,
             threads: NonZeroUsize::new(threads),
             max_new_tokens: config::parsed("WORKER_MAX_NEW_TOKENS", default.max_new_tokens)?,
             step_tokens: config::parsed("WORKER_STEP_TOKENS", default.step_tokens)?,

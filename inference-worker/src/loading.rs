@@ -141,6 +141,8 @@ fn load_all(config: &Config) -> Result<Loaded, Error> {
 
 fn load_one(dir: &Path, weights_bytes: u64, config: &Config) -> Result<(Served, Engine), Error> {
     let options = engine::Options {
+        compute_on: config.compute_on,
+        kernel_cache: Some(config.cache_dir.join("kernels")),
         threads: config.threads,
         max_active: config.concurrency,
         step_tokens: config.step_tokens,
