@@ -210,7 +210,7 @@ mod tests {
             weights
                 .norm
                 .iter()
-                .all(|number| (0.9..1.1).contains(number))
+                .all(|number| (0.89..1.11).contains(number))
         );
     }
 
