@@ -61,7 +61,7 @@ impl Config {
             cache_dir: std::env::temp_dir(),
             name: format!("worker-{}", &clock::fresh_id().simple().to_string()[20..]),
             concurrency: some(8),
-            compute_on: ComputeOn::Auto,
+            compute_on: ComputeOn::default(),
             threads: None,
             max_new_tokens: 512,
             // On a few cores a longer step would hold up the answers that stream meanwhile.
@@ -74,7 +74,7 @@ impl Config {
     }
 
     /// From the environment: `MODEL_DIR` (one directory, or several separated as in `PATH`),
-    /// `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_DEVICE` (`auto`, `cpu` or `cuda`),
+    /// `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_DEVICE` (`cpu`, `auto` or `cuda`),
     /// `WORKER_THREADS`, `WORKER_MAX_NEW_TOKENS`, `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`, `WORKER_CACHE_DIR`, `WORKER_DRAIN_SECS`,
     /// `WORKER_STEP_LIMIT_SECS`, `WORKER_METRICS_ADDR`, those of [`providers::Settings::from_env`],
     /// and how to reach NATS.

@@ -61,9 +61,11 @@ pub fn make(into: &Path, shape: Shape, words: Words) -> anyhow::Result<PathBuf> 
     let demo = inference_worker::demo::unpack(into)?;
     let dir = into.join("random-model");
     fs::create_dir_all(&dir)?;
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(demo.join(name), dir.join(name))?;
-    }
+    fs::copy(demo.join("tokenizer.json"), dir.join("tokenizer.json"))?;
+    without_end(
+        &demo.join("tokenizer_config.json"),
+        &dir.join("tokenizer_config.json"),
+    )?;
     if words == Words::WithNul {
         add_nul(&dir.join("tokenizer.json"))?;
     }
@@ -89,8 +91,7 @@ pub fn make(into: &Path, shape: Shape, words: Words) -> anyhow::Result<PathBuf> 
         "hidden_act": "silu",
         "vocab_size": vocabulary,
         "tie_word_embeddings": true,
-        // An id that is never drawn: every answer is as long as the worker allows.
-        "eos_token_id": vocabulary - 1,
+        "eos_token_id": null,
         "bos_token_id": null,
         "torch_dtype": "float32",
     });
@@ -140,6 +141,14 @@ pub fn make(into: &Path, shape: Shape, words: Words) -> anyhow::Result<PathBuf> 
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
     serialize_to_file(views, None, &dir.join("model.safetensors"))?;
     Ok(dir)
+}
+
+/// Copies the settings of a tokenizer without a token that ends answers: each is as long as the
+/// worker allows.
+fn without_end(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let mut settings: Value = serde_json::from_slice(&fs::read(from)?)?;
+    settings["eos_token"] = Value::Null;
+    Ok(fs::write(to, serde_json::to_vec_pretty(&settings)?)?)
 }
 
 /// Changes the vocabulary of a byte-level BPE. Its merges would name tokens that are gone, so that

@@ -56,6 +56,15 @@ pub enum Model {
 }
 
 impl Model {
+    /// Tokens of its answers, if it does not end them before.
+    const fn tokens(self) -> usize {
+        match self {
+            // For seconds, also on fast machines.
+            Self::Slow => 600,
+            Self::Demo | Self::Quick | Self::SayingNul | Self::Steady => 160,
+        }
+    }
+
     /// Where it is, if it is not the demo model: made once per process and kept only for it.
     ///
     /// # Panics
@@ -155,7 +164,8 @@ impl World {
         env.push(("JWT_SECRET".into(), signing_key().to_owned()));
         env.push(("DEVELOPMENT".into(), "true".into()));
         env.push(("WORKER_CACHE_DIR".into(), cache().display().to_string()));
-        env.push(("WORKER_MAX_NEW_TOKENS".into(), "160".into()));
+        let tokens = options.model.tokens().to_string();
+        env.push(("WORKER_MAX_NEW_TOKENS".into(), tokens));
         if let Some(secs) = options.query_life_secs {
             env.push(("QUERY_LIFE_SECS".into(), secs.to_string()));
         }
@@ -216,7 +226,7 @@ impl World {
         let mut worker = inference_worker::Config::at(nats.clone());
         worker.cache_dir = cache();
         worker.model_dirs.extend(options.model.dir());
-        worker.max_new_tokens = 160;
+        worker.max_new_tokens = options.model.tokens();
         let sealing = self.stack.endpoints().sealing().expect("master keys");
         let mut commands = commands(&nats, sealing.clone(), options);
         commands.routing_rules = routing_rules;
