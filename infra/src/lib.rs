@@ -3,6 +3,7 @@
 
 pub mod append;
 pub mod archive;
+mod bucket;
 pub mod bus;
 pub mod clock;
 pub mod config;

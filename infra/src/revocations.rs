@@ -2,17 +2,16 @@
 //!
 //! A gateway watches the bucket and keeps what is in it, so that a request costs no look-up.
 
-use crate::{clock, lifecycle::Lifecycle, retry::Backoff};
-use async_nats::{Client, HeaderMap, header, jetstream};
+use crate::{bucket::Followed, clock, lifecycle::Lifecycle};
+use async_nats::{
+    Client, HeaderMap, header,
+    jetstream::{self, kv},
+};
 use domain::{limits, subject};
-use futures_util::StreamExt;
 use std::{
     collections::HashMap,
     sync::{Arc, RwLock},
-    time::Duration,
 };
-use tokio::sync::watch;
-use tracing::warn;
 use uuid::Uuid;
 
 /// The bucket could not be written.
@@ -41,32 +40,23 @@ pub async fn revoke(client: &Client, key: Uuid, ttl_secs: i64) -> Result<(), Err
 #[derive(Clone, Debug)]
 pub struct Revocations {
     known: Arc<RwLock<HashMap<Uuid, i64>>>,
-    synced: watch::Receiver<bool>,
+    bucket: Followed,
 }
 
 impl Revocations {
     /// Begins to watch. Entries that the bucket has are known once [`Self::synced`] completes.
     pub fn watch(client: &Client, lifecycle: &Lifecycle) -> Self {
-        let (report, synced) = watch::channel(false);
         let known = Arc::new(RwLock::new(HashMap::new()));
-        let this = Self {
-            known: known.clone(),
-            synced,
-        };
-        let context = jetstream::new(client.clone());
-        lifecycle.spawn("revocations", async move {
-            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-            loop {
-                match follow(&context, &known, &report).await {
-                    Ok(()) => {
-                        backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
-                    }
-                    Err(error) => warn!(%error, "the list of revocations is not up to date"),
-                }
-                backoff.wait().await;
+        let copy = known.clone();
+        let take = move |entry: kv::Entry| {
+            if let Ok(key) = entry.key.parse() {
+                remember(&copy, key);
             }
-        });
-        this
+        };
+        Self {
+            known,
+            bucket: Followed::begin(client, lifecycle, subject::REVOKED, "revocations", take),
+        }
     }
 
     /// Whether tokens that name this `jti` or `sid` are worthless.
@@ -83,36 +73,13 @@ impl Revocations {
 
     /// Whether everything that the bucket held at the start is known.
     pub fn is_synced(&self) -> bool {
-        *self.synced.borrow()
+        self.bucket.is_synced()
     }
 
     /// Completes when everything that the bucket held at the start is known.
     pub async fn synced(&self) {
-        // An error means that the watcher is gone with the process.
-        self.synced.clone().wait_for(|synced| *synced).await.ok();
+        self.bucket.synced().await;
     }
-}
-
-async fn follow(
-    context: &jetstream::Context,
-    known: &RwLock<HashMap<Uuid, i64>>,
-    report: &watch::Sender<bool>,
-) -> Result<(), async_nats::Error> {
-    let bucket = context.get_key_value(subject::REVOKED).await?;
-    if bucket.status().await?.values() == 0 {
-        report.send_replace(true);
-    }
-    let mut entries = bucket.watch_with_history(">").await?;
-    while let Some(entry) = entries.next().await {
-        let entry = entry?;
-        if let Ok(key) = entry.key.parse() {
-            remember(known, key);
-        }
-        if entry.delta == 0 {
-            report.send_replace(true);
-        }
-    }
-    Ok(())
 }
 
 /// Keeps a key for as long as the longest token lives, and drops those that have outlived that.

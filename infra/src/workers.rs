@@ -1,7 +1,7 @@
 //! Which inference workers there are and what they can take: each says so in a bucket again and
 //! again, and whoever routes queries or lists models keeps the latest word of each.
 
-use crate::{lifecycle::Lifecycle, retry::Backoff};
+use crate::{bucket::Followed, lifecycle::Lifecycle};
 use async_nats::{
     Client,
     jetstream::{self, kv},
@@ -10,14 +10,11 @@ use domain::{
     subject,
     wire::worker::{GONE_MILLIS, Registration},
 };
-use futures_util::StreamExt;
 use std::{
     collections::BTreeMap,
     sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
-use tracing::warn;
 
 /// The bucket could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -66,28 +63,19 @@ fn key(worker: &str) -> String {
 #[derive(Clone, Debug)]
 pub struct Workers {
     known: Arc<RwLock<BTreeMap<String, (Registration, Instant)>>>,
-    synced: watch::Receiver<bool>,
+    bucket: Followed,
 }
 
 impl Workers {
     /// Begins to watch. What the bucket holds is known once [`Self::synced`] completes.
     pub fn watch(client: &Client, lifecycle: &Lifecycle) -> Self {
-        let (report, synced) = watch::channel(false);
-        let this = Self {
-            known: Arc::default(),
-            synced,
-        };
-        let (known, context) = (this.known.clone(), jetstream::new(client.clone()));
-        lifecycle.spawn("workers", async move {
-            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-            loop {
-                if let Err(error) = follow(&context, &known, &report).await {
-                    warn!(%error, "the list of workers is not up to date");
-                }
-                backoff.wait().await;
-            }
-        });
-        this
+        let known = Arc::new(RwLock::new(BTreeMap::new()));
+        let copy = known.clone();
+        let take = move |entry| note(&copy, entry);
+        Self {
+            known,
+            bucket: Followed::begin(client, lifecycle, subject::WORKERS, "workers", take),
+        }
     }
 
     /// Those that have given a sign lately, by name.
@@ -101,37 +89,19 @@ impl Workers {
 
     /// Completes when everything that the bucket held at the start is known.
     pub async fn synced(&self) {
-        // An error means that the watcher is gone with the process.
-        self.synced.clone().wait_for(|synced| *synced).await.ok();
+        self.bucket.synced().await;
     }
 }
 
-async fn follow(
-    context: &jetstream::Context,
-    known: &RwLock<BTreeMap<String, (Registration, Instant)>>,
-    report: &watch::Sender<bool>,
-) -> Result<(), async_nats::Error> {
-    let bucket = context.get_key_value(subject::WORKERS).await?;
-    if bucket.status().await?.values() == 0 {
-        report.send_replace(true);
-    }
-    let mut entries = bucket.watch_with_history(">").await?;
-    while let Some(entry) = entries.next().await {
-        let entry = entry?;
-        if let Ok(mut known) = known.write() {
-            match (entry.operation, serde_json::from_slice(&entry.value)) {
-                (kv::Operation::Put, Ok(registration)) => {
-                    known.insert(entry.key, (registration, Instant::now()));
-                }
-                // One of another version is as good as none.
-                _ => {
-                    known.remove(&entry.key);
-                }
-            }
+fn note(known: &RwLock<BTreeMap<String, (Registration, Instant)>>, entry: kv::Entry) {
+    let Ok(mut known) = known.write() else { return };
+    match (entry.operation, serde_json::from_slice(&entry.value)) {
+        (kv::Operation::Put, Ok(registration)) => {
+            known.insert(entry.key, (registration, Instant::now()));
         }
-        if entry.delta == 0 {
-            report.send_replace(true);
+        // One of another version is as good as none.
+        _ => {
+            known.remove(&entry.key);
         }
     }
-    Ok(())
 }
