@@ -5,6 +5,7 @@
 //! into batches therefore makes no difference: laying the later fields over the row here is the
 //! same as letting the statement do it to the row of an earlier batch.
 
+use sqlx::PgConnection;
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -92,12 +93,27 @@ impl<New, Later: Overlay> Fold<New, Later> {
         changes.into_iter().partition(|change| change.new.is_some())
     }
 
-    /// Checks that every row of `sent` was there to be overwritten.
-    pub(crate) fn all_there(
+    /// Writes them: `insert` the rows that begin, `update` those of earlier batches, whose number it
+    /// answers with.
+    pub(crate) async fn write(
         &self,
-        sent: &[&Change<New, Later>],
-        updated: u64,
-    ) -> Result<(), Contradiction> {
+        connection: &mut PgConnection,
+        insert: impl AsyncFnOnce(&[&Change<New, Later>], &mut PgConnection) -> sqlx::Result<()>,
+        update: impl AsyncFnOnce(&[&Change<New, Later>], &mut PgConnection) -> sqlx::Result<u64>,
+    ) -> Result<(), super::Error> {
+        let (begun, gone_on) = self.split();
+        if !begun.is_empty() {
+            insert(&begun, connection).await?;
+        }
+        if !gone_on.is_empty() {
+            let updated = update(&gone_on, connection).await?;
+            self.all_there(&gone_on, updated)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that every row of `sent` was there to be overwritten.
+    fn all_there(&self, sent: &[&Change<New, Later>], updated: u64) -> Result<(), Contradiction> {
         match sent.first() {
             Some(first) if updated != sent.len() as u64 => {
                 Err(self.contradiction(first.id, "goes on without having begun"))

@@ -191,15 +191,7 @@ pub(super) async fn write(
     changes: &Changes,
     connection: &mut PgConnection,
 ) -> Result<(), super::Error> {
-    let (begun, gone_on) = changes.split();
-    if !begun.is_empty() {
-        insert(&begun, connection).await?;
-    }
-    if !gone_on.is_empty() {
-        let updated = update(&gone_on, connection).await?;
-        changes.all_there(&gone_on, updated)?;
-    }
-    Ok(())
+    changes.write(connection, insert, update).await
 }
 
 type Row<'a> = &'a Change<Submitted, Later>;
