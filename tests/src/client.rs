@@ -270,6 +270,25 @@ impl Socket {
         (id.to_owned(), stream)
     }
 
+    /// Goes on with a stream to its end, and to the error that tells of it: its code.
+    ///
+    /// # Panics
+    /// When it is none, see [`Stream::add`].
+    pub async fn failed(&mut self, stream: &mut Stream, query: &str) -> Value {
+        let mut told = Value::Null;
+        while told.is_null() || stream.end.is_null() {
+            let frame = self.frame().await;
+            match frame["type"].as_str() {
+                Some("query_update") => {
+                    stream.add(&frame, query);
+                }
+                Some("error") => told = frame["data"]["code"].clone(),
+                _ => {}
+            }
+        }
+        told
+    }
+
     /// Goes on with a stream to its end.
     ///
     /// # Panics

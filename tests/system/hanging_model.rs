@@ -32,17 +32,7 @@ async fn a_worker_whose_model_hangs_ends_its_queries_and_itself() {
             .send(&json!({ "type": "submit_query", "query": question.trim() }))
             .await;
         let (id, mut stream) = socket.begun().await;
-        let mut told = None;
-        while told.is_none() || stream.end.is_null() {
-            let frame = socket.frame().await;
-            match frame["type"].as_str() {
-                Some("query_update") => {
-                    stream.add(&frame, &id);
-                }
-                Some("error") => told = Some(frame["data"]["code"].clone()),
-                _ => {}
-            }
-        }
+        let told = socket.failed(&mut stream, &id).await;
         (stream, told)
     };
     let working = inference_worker::run(worker, world.lifecycle.child());
@@ -51,7 +41,7 @@ async fn a_worker_whose_model_hangs_ends_its_queries_and_itself() {
         .await
         .expect("both end");
     assert_eq!(stream.end["status"], "failed");
-    assert_eq!(told, Some(json!("QUERY_MODEL_ERROR")));
+    assert_eq!(told, "QUERY_MODEL_ERROR");
     let error = worked.expect_err("it cannot go on");
     assert!(
         matches!(error, inference_worker::Error::Stuck { .. }),

@@ -176,19 +176,9 @@ async fn a_query_that_nobody_answers_fails_after_its_life() {
     );
 
     let (id, mut stream) = socket.begun().await;
-    let mut told = None;
-    while told.is_none() || stream.end.is_null() {
-        let frame = socket.frame().await;
-        match frame["type"].as_str() {
-            Some("query_update") => {
-                stream.add(&frame, &id);
-            }
-            Some("error") => told = Some(frame["data"]["code"].clone()),
-            _ => {}
-        }
-    }
+    let told = socket.failed(&mut stream, &id).await;
     assert_eq!(stream.end["status"], "failed");
-    assert_eq!(told, Some(json!("QUERY_TIMEOUT")));
+    assert_eq!(told, "QUERY_TIMEOUT");
     until_failed(&mia, &id).await;
     assert_eq!(
         history(&world, &id).await,
