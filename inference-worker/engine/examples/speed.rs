@@ -14,13 +14,13 @@
 #![expect(clippy::print_stdout, reason = "a program for the terminal")]
 
 use std::error::Error;
-use std::hint::black_box;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::backend::cpu::Cpu;
 use engine::backend::{Backend, Run};
+use engine::bench::read_bandwidth;
 use engine::kv::{Block, Blocks};
 use engine::model::Model;
 use engine::{Precision, WeightsIn};
@@ -29,9 +29,6 @@ use serde_json::json;
 const PREFILL: usize = 512;
 const PROMPT: usize = 64;
 const DECODED: usize = 128;
-
-/// Bytes of the buffer that is read; several times what caches hold.
-const BUFFER: usize = 512 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -80,7 +77,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let late_idle = timer_beside(idle)?;
 
-    let (peak, memory) = (peak_bytes(), read_bandwidth());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (peak, memory) = (peak_bytes(), read_bandwidth(threads));
     let bound = memory / bytes as f64;
     println!(
         "{}",
@@ -204,25 +202,6 @@ fn timer_beside(work: impl FnOnce() -> Result<(), engine::Error>) -> Result<f64,
     late.sort_unstable();
     let at = (late.len() * 99 / 100).min(late.len().saturating_sub(1));
     Ok(late.get(at).map_or(0.0, |late| late.as_secs_f64() * 1000.0))
-}
-
-/// The best of several passes of all threads over a buffer, each over its own part.
-fn read_bandwidth() -> f64 {
-    let buffer = vec![1u64; BUFFER / 8];
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = buffer.len().div_ceil(threads);
-    let pass = || {
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            for part in buffer.chunks(part) {
-                scope.spawn(move || {
-                    black_box(part.iter().fold(0, |all, number| all ^ number));
-                });
-            }
-        });
-        BUFFER as f64 / began.elapsed().as_secs_f64()
-    };
-    (0..8).map(|_| pass()).fold(0.0, f64::max)
 }
 
 /// The most memory that the process has had, where the system tells.

@@ -9,7 +9,7 @@ const PASSES: usize = 8;
 
 /// Bytes per second: the best of several passes of so many threads over a buffer, each over its own
 /// part.
-pub(super) fn read_bandwidth(threads: usize) -> f64 {
+pub fn read_bandwidth(threads: usize) -> f64 {
     let buffer = vec![1u64; BUFFER / size_of::<u64>()];
     let part = buffer.len().div_ceil(threads.max(1));
     let pass = || {

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use self::client::{Client, Seen};
 pub use self::latencies::Milliseconds;
+pub use self::memory::read_bandwidth;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::generation::Item;
@@ -106,7 +107,7 @@ pub struct Measured {
 pub fn run(engine: &Engine, load: &Load) -> Result<Measured, Error> {
     load.check(engine)?;
     let (weight_bytes_per_step, threads) = engine.step_cost();
-    let memory_bytes_s = memory::read_bandwidth(threads);
+    let memory_bytes_s = read_bandwidth(threads);
     warm_up(engine)?;
     let (_, blocks) = engine.in_hand();
     let (asked, began) = (AtomicU64::new(0), Instant::now());
