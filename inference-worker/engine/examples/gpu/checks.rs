@@ -7,8 +7,9 @@ use engine::backend::cpu::Cpu;
 use engine::backend::cuda::{Cuda, Room};
 use engine::backend::{Backend, Run};
 use engine::kv::{BLOCK, Block};
+use engine::model::Shape;
 
-use crate::models::{SMALL, Shape};
+use crate::models::{SMALL, load};
 
 /// Blocks of a sequence in these checks, and how many sequences there are.
 const EACH: usize = 8;
@@ -92,12 +93,12 @@ fn follow(backend: &mut dyn Backend, ids: &[u32]) -> Result<Vec<Vec<f64>>, Box<d
 fn exactness(shape: &Shape) -> Result<bool, Box<dyn Error>> {
     let ids = ids(3, 41 + COMPARED, shape.vocabulary);
     let cpu = |precision| -> Result<_, Box<dyn Error>> {
-        let cpu = Cpu::new(shape.load()?, None, EACH as u32)?.with_precision(precision);
+        let cpu = Cpu::new(load(shape)?, None, EACH as u32)?.with_precision(precision);
         Ok(Box::new(cpu))
     };
     let exact = follow(&mut *cpu(Precision::Exact)?, &ids)?;
     let fast = follow(&mut *cpu(Precision::Fast)?, &ids)?;
-    let found = follow(&mut Cuda::new(&shape.load()?, &room())?, &ids)?;
+    let found = follow(&mut Cuda::new(&load(shape)?, &room())?, &ids)?;
     let (regret, mean, p99) = distance(&exact, &found);
     let (_, floor, floor_p99) = distance(&exact, &fast);
     let what = format!(
@@ -181,7 +182,7 @@ impl Device {
 }
 
 fn equivalences(shape: &Shape) -> Result<bool, Box<dyn Error>> {
-    let open = || -> Result<Cuda, Box<dyn Error>> { Ok(Cuda::new(&shape.load()?, &room())?) };
+    let open = || -> Result<Cuda, Box<dyn Error>> { Ok(Cuda::new(&load(shape)?, &room())?) };
     let vocabulary = shape.vocabulary;
     let mut device = Device {
         cuda: open()?,

@@ -6,8 +6,9 @@ use std::time::Instant;
 use engine::backend::cuda::{Cuda, Room};
 use engine::backend::{Backend, Run, Summarising, Summary};
 use engine::kv::{Block, Blocks};
+use engine::model::Shape;
 
-use crate::models::Shape;
+use crate::models::load;
 
 pub const HEAD: &str = "model  what              ms      tok/s   GB/s  of copy  device";
 /// For the 8B shape; measured by others, on an H100.
@@ -40,7 +41,7 @@ pub fn of(shape: &Shape) -> Result<Vec<String>, Box<dyn Error>> {
         step_tokens: PREFILL,
         cache: None,
     };
-    let model = shape.load()?;
+    let model = load(shape)?;
     let weights = model.weights().bytes_per_step();
     let mut cuda = Cuda::new(&model, &room)?;
     drop(model);

@@ -3,13 +3,13 @@
 use super::config::Config;
 
 /// A tensor that must be there.
-pub(super) struct Wanted {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
 }
 
 /// All of them, one at a time: a configuration may claim more layers than memory could list.
-pub(super) fn layout(config: &Config) -> impl Iterator<Item = Wanted> {
+pub(crate) fn layout(config: &Config) -> impl Iterator<Item = Wanted> {
     let table = [config.vocab_size, config.hidden_size];
     let head = (!config.tie_word_embeddings).then(|| wanted("lm_head", "weight", &table));
     [

@@ -8,7 +8,7 @@
 mod config;
 mod inspection;
 pub mod int8;
-mod layout;
+pub(crate) mod layout;
 mod numbers;
 mod random;
 mod rope_scaling;

@@ -13,7 +13,7 @@ use super::layout::{Wanted, layout};
 use crate::detokenizer::character_of;
 use crate::error::Error;
 
-/// A shape by name. The output projection is the embedding, the weights are bf16.
+/// A shape by name. The weights are bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// How people call it.
@@ -30,8 +30,12 @@ pub struct Shape {
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
     /// Distinct token ids.
     pub vocabulary: usize,
+    /// Whether the output projection is the embedding.
+    pub tied: bool,
 }
 
 /// Positions of all shapes.
@@ -47,7 +51,9 @@ pub const SHAPES: [Shape; 4] = [
         layers: 2,
         heads: 4,
         kv_heads: 2,
+        head_dim: 16,
         vocabulary: 512,
+        tied: true,
     },
     Shape {
         name: "0.1b",
@@ -57,7 +63,9 @@ pub const SHAPES: [Shape; 4] = [
         layers: 12,
         heads: 12,
         kv_heads: 4,
+        head_dim: 64,
         vocabulary: 32_000,
+        tied: true,
     },
     Shape {
         name: "0.5b",
@@ -67,7 +75,9 @@ pub const SHAPES: [Shape; 4] = [
         layers: 24,
         heads: 14,
         kv_heads: 2,
+        head_dim: 64,
         vocabulary: 151_936,
+        tied: true,
     },
     Shape {
         name: "1b",
@@ -77,7 +87,9 @@ pub const SHAPES: [Shape; 4] = [
         layers: 16,
         heads: 32,
         kv_heads: 8,
+        head_dim: 64,
         vocabulary: 128_256,
+        tied: true,
     },
 ];
 
@@ -101,7 +113,7 @@ impl Shape {
         let wanted: Vec<Wanted> = layout(&Config::load(dir)?).collect();
         let path = dir.join("model.safetensors");
         File::create(&path)
-            .and_then(|file| write_tensors(&mut BufWriter::new(file), &wanted, Random(seed)))
+            .and_then(|file| write_tensors(&mut BufWriter::new(file), &wanted, seed))
             .map_err(|source| Error::Write { path, source })
     }
 
@@ -115,11 +127,12 @@ impl Shape {
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
             "vocab_size": self.vocabulary,
             "max_position_embeddings": CONTEXT,
             "rms_norm_eps": 1e-5,
             "rope_theta": 10_000.0,
-            "tie_word_embeddings": true,
+            "tie_word_embeddings": self.tied,
         })
     }
 
@@ -138,8 +151,39 @@ impl Shape {
     }
 }
 
+/// Numbers that are drawn; larger models go through them again. It is a prime, so that no matrix
+/// has equal rows.
+const DRAWN: usize = 4_194_301;
+
+/// Numbers that are written at a time.
+const PIECE: usize = 1 << 16;
+
+/// Numbers within ±1 that are not zero, without an end.
+struct Drawn {
+    numbers: Vec<f32>,
+    at: usize,
+}
+
+impl Drawn {
+    fn new(seed: u64, count: usize) -> Self {
+        let mut random = Random(seed);
+        Self {
+            numbers: (0..count.min(DRAWN)).map(|_| random.next()).collect(),
+            at: 0,
+        }
+    }
+
+    /// The next ones, at most so many.
+    fn next(&mut self, most: usize) -> &[f32] {
+        let end = self.numbers.len().min(self.at + most.min(PIECE));
+        let piece = &self.numbers[self.at..end];
+        self.at = end % self.numbers.len();
+        piece
+    }
+}
+
 /// The file of these tensors in bf16, as the safetensors format asks for it.
-fn write_tensors(file: &mut impl Write, wanted: &[Wanted], mut random: Random) -> io::Result<()> {
+fn write_tensors(file: &mut impl Write, wanted: &[Wanted], seed: u64) -> io::Result<()> {
     let mut header = Map::new();
     let mut end = 0;
     for tensor in wanted {
@@ -153,6 +197,8 @@ fn write_tensors(file: &mut impl Write, wanted: &[Wanted], mut random: Random) -
     header.extend(std::iter::repeat_n(' ', (8 - header.len() % 8) % 8));
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
+    let mut drawn = Drawn::new(seed, end / 2);
+    let mut halves = vec![[0; 2]; PIECE];
     for tensor in wanted {
         let (middle, reach) = match tensor.shape[..] {
             // Products of numbers around one keep their size.
@@ -160,9 +206,15 @@ fn write_tensors(file: &mut impl Write, wanted: &[Wanted], mut random: Random) -
             _ if tensor.name.ends_with("norm.weight") => (1.0, 0.1),
             _ => (0.0, 0.1),
         };
-        for _ in 0..tensor.shape.iter().product::<usize>() {
-            let number: f32 = middle + reach * random.next();
-            file.write_all(&((number.to_bits() >> 16) as u16).to_le_bytes())?;
+        let mut left = tensor.shape.iter().product::<usize>();
+        while left > 0 {
+            let piece = drawn.next(left);
+            for (half, number) in halves.iter_mut().zip(piece) {
+                let number: f32 = middle + reach * number;
+                *half = ((number.to_bits() >> 16) as u16).to_le_bytes();
+            }
+            file.write_all(halves[..piece.len()].as_flattened())?;
+            left -= piece.len();
         }
     }
     file.flush()

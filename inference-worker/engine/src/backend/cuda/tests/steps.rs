@@ -16,7 +16,8 @@ use super::*;
 use crate::backend::cpu::{Cpu, Precision};
 use crate::backend::{Backend, Run, Summary};
 use crate::kv::Block;
-use crate::model::Model;
+use crate::model::layout::{Wanted, layout};
+use crate::model::{Config, Model};
 
 /// Keeps what is begun until it is run.
 #[derive(Default)]
@@ -154,63 +155,28 @@ fn model(directory: &Path, family: &str, head_dim: usize) -> Model {
     let written = std::fs::write(directory.join("config.json"), config.to_string());
     written.expect("a config");
     let mut random = RandomNumbers::fresh();
-    let mut tensors = Vec::new();
-    let mut add = |name: String, shape: &[usize], middle: f32, deviation: f32| {
-        let count = shape.iter().product();
-        let numbers = random.numbers(count, deviation);
-        let halves = numbers
-            .into_iter()
-            .map(|number| super::super::weights::to_bf16(middle + number));
-        let bytes: Vec<u8> = halves.flat_map(u16::to_le_bytes).collect();
-        tensors.push((name, shape.to_vec(), bytes));
-    };
-    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-    add(
-        "model.embed_tokens.weight".into(),
-        &[vocabulary, hidden],
-        0.0,
-        0.5,
-    );
-    add("model.norm.weight".into(), &[hidden], 1.0, 0.2);
-    if family != "Qwen2ForCausalLM" {
-        add("lm_head.weight".into(), &[vocabulary, hidden], 0.0, 0.25);
-    }
-    for layer in 0..2 {
-        let name = |part: &str| format!("model.layers.{layer}.{part}");
-        for norm in ["input_layernorm.weight", "post_attention_layernorm.weight"] {
-            add(name(norm), &[hidden], 1.0, 0.2);
-        }
-        for (part, rows, columns) in [
-            ("self_attn.q_proj", q, hidden),
-            ("self_attn.k_proj", kv, hidden),
-            ("self_attn.v_proj", kv, hidden),
-            ("self_attn.o_proj", hidden, q),
-            ("mlp.gate_proj", inner, hidden),
-            ("mlp.up_proj", inner, hidden),
-            ("mlp.down_proj", hidden, inner),
-        ] {
-            let deviation = (columns as f32).sqrt().recip();
-            add(
-                name(&format!("{part}.weight")),
-                &[rows, columns],
-                0.0,
-                deviation,
-            );
-            let of_heads = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-            if family == "Qwen2ForCausalLM" && of_heads.contains(&part) {
-                add(name(&format!("{part}.bias")), &[rows], 0.0, 0.3);
-            }
-        }
-        if family == "Qwen3ForCausalLM" {
-            for norm in ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] {
-                add(name(norm), &[head_dim], 1.0, 0.2);
-            }
-        }
-    }
-    let views = tensors.iter().map(|(name, shape, bytes)| {
+    let checked = Config::load(directory).expect("a config");
+    let tensors: Vec<(Wanted, Vec<u8>)> = layout(&checked)
+        .map(|tensor| {
+            let (middle, deviation) = match (tensor.name.as_str(), &tensor.shape[..]) {
+                ("model.embed_tokens.weight", _) => (0.0, 0.5),
+                ("lm_head.weight", _) => (0.0, 0.25),
+                (_, [_, columns]) => (0.0, (*columns as f32).sqrt().recip()),
+                (name, _) if name.ends_with("norm.weight") => (1.0, 0.2),
+                _ => (0.0, 0.3),
+            };
+            let numbers = random.numbers(tensor.shape.iter().product(), deviation);
+            let halves = numbers
+                .into_iter()
+                .map(|number| super::super::weights::to_bf16(middle + number));
+            let bytes = halves.flat_map(u16::to_le_bytes).collect();
+            (tensor, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(tensor, bytes)| {
         let kind = safetensors::Dtype::BF16;
-        let view = safetensors::tensor::TensorView::new(kind, shape.clone(), bytes);
-        (name.as_str(), view.expect("a tensor"))
+        let view = safetensors::tensor::TensorView::new(kind, tensor.shape.clone(), bytes);
+        (tensor.name.as_str(), view.expect("a tensor"))
     });
     let path = directory.join("model.safetensors");
     safetensors::serialize_to_file(views, None, &path).expect("weights");
