@@ -27,6 +27,32 @@ pub struct Choice {
     pub top_logprobs: Vec<TopLogprob>,
 }
 
+impl Choice {
+    /// Of the chosen id and the likeliest ones with their logits, the highest logit, and the sum of
+    /// exp(logit - highest) over all.
+    fn told(
+        chosen: (u32, f32),
+        top: impl IntoIterator<Item = (u32, f32)>,
+        highest: f32,
+        sum: f64,
+    ) -> Self {
+        let log_sum = sum.ln();
+        let logprob = |logit: f32| (f64::from(logit - highest) - log_sum) as f32;
+        let (id, logit) = chosen;
+        Self {
+            id,
+            logprob: logprob(logit),
+            top_logprobs: top
+                .into_iter()
+                .map(|(id, logit)| TopLogprob {
+                    id,
+                    logprob: logprob(logit),
+                })
+                .collect(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
     id: u32,
@@ -72,20 +98,9 @@ impl Sampler {
             .iter()
             .map(|logit| f64::from((logit - likeliest.logit).exp()))
             .sum();
-        let log_sum = sum.ln();
-        let logprob = |logit: f32| (f64::from(logit - likeliest.logit) - log_sum) as f32;
-        let top_logprobs = top(logits, choosing.top_logprobs)
-            .into_iter()
-            .map(|(id, logit)| TopLogprob {
-                id,
-                logprob: logprob(logit),
-            })
-            .collect();
-        Ok(Choice {
-            id,
-            logprob: logprob(logits[id as usize]),
-            top_logprobs,
-        })
+        let top = top(logits, choosing.top_logprobs);
+        let chosen = (id, logits[id as usize]);
+        Ok(Choice::told(chosen, top, likeliest.logit, sum))
     }
 
     fn pick(&mut self, logits: &[f32], highest: Highest, choosing: &Choosing) -> u32 {
@@ -99,10 +114,21 @@ impl Sampler {
 
     /// Fills `candidates` with what may be drawn.
     fn keep(&mut self, logits: &[f32], highest: f32, sampling: &Sampling) {
+        self.weigh((0..).zip(logits.iter().copied()), highest, sampling);
+        self.narrow(sampling);
+    }
+
+    /// Fills `candidates` with what has a chance and is likely enough.
+    fn weigh(
+        &mut self,
+        logits: impl Iterator<Item = (u32, f32)>,
+        highest: f32,
+        sampling: &Sampling,
+    ) {
         let Sampling {
             temperature, min_p, ..
         } = *sampling;
-        let weighed = (0..).zip(logits).map(|(id, logit)| Candidate {
+        let weighed = logits.map(|(id, logit)| Candidate {
             id,
             weight: ((logit - highest) / temperature).exp(),
         });
@@ -110,6 +136,10 @@ impl Sampler {
         self.candidates.extend(
             weighed.filter(|candidate| candidate.weight > 0.0 && candidate.weight >= min_p),
         );
+    }
+
+    /// Leaves of all candidates, in the order of their ids, those that may be drawn.
+    fn narrow(&mut self, sampling: &Sampling) {
         self.keep_top_k(sampling.top_k as usize);
         if sampling.top_p < 1.0 {
             self.keep_top_p(f64::from(sampling.top_p));
@@ -152,14 +182,20 @@ impl Sampler {
         self.candidates
             .retain(|candidate| f64::from(candidate.weight) >= negligible);
         self.candidates.sort_unstable_by(likelier_first);
-        let mut left = p * total;
-        let kept = self.candidates.iter().position(|candidate| {
+        self.cut(p * total);
+    }
+
+    /// Keeps the first candidates that weigh this much together; false, and all, where all weigh
+    /// less.
+    fn cut(&mut self, mut left: f64) -> bool {
+        let last = self.candidates.iter().position(|candidate| {
             left -= f64::from(candidate.weight);
             left <= 0.0
         });
-        if let Some(last) = kept {
+        if let Some(last) = last {
             self.candidates.truncate(last + 1);
         }
+        last.is_some()
     }
 }
 

@@ -1,9 +1,8 @@
 //! Choosing from a summary of the scores, by the same rules as from all of them.
 
-use super::{Candidate, Choice, Choosing, Sampler, uniform};
+use super::{Choice, Choosing, Sampler, uniform};
 use crate::backend::Summary;
 use crate::error::Error;
-use crate::generation::TopLogprob;
 
 impl Sampler {
     /// The choice that [`choose`](Self::choose) would make without a mask, up to the rounding of
@@ -33,19 +32,10 @@ impl Sampler {
         let Some(id) = self.pick_summarised(summary, highest, choosing) else {
             return Ok(None);
         };
-        let log_sum = summary.sum.ln();
-        let logprob = |logit: f32| (f64::from(logit - highest) - log_sum) as f32;
         let chosen = summary.best.iter().find(|(other, _)| *other == id);
-        let top = summary.best.iter().take(choosing.top_logprobs);
-        Ok(chosen.map(|(id, logit)| Choice {
-            id: *id,
-            logprob: logprob(*logit),
-            top_logprobs: top
-                .map(|(id, logit)| TopLogprob {
-                    id: *id,
-                    logprob: logprob(*logit),
-                })
-                .collect(),
+        Ok(chosen.map(|chosen| {
+            let top = summary.best.iter().copied().take(choosing.top_logprobs);
+            Choice::told(*chosen, top, highest, summary.sum)
         }))
     }
 
@@ -59,32 +49,19 @@ impl Sampler {
         if sampling.temperature == 0.0 {
             return summary.best.first().map(|(id, _)| *id);
         }
-        let weighed = summary.best.iter().map(|(id, logit)| Candidate {
-            id: *id,
-            weight: ((logit - highest) / sampling.temperature).exp(),
-        });
-        let kept =
-            |candidate: &Candidate| candidate.weight > 0.0 && candidate.weight >= sampling.min_p;
-        self.candidates.clear();
-        self.candidates.extend(weighed.filter(kept));
+        self.weigh(summary.best.iter().copied(), highest, sampling);
         let whole = summary.complete || self.candidates.len() < summary.best.len();
         let top_k = sampling.top_k as usize;
         if whole || 0 < top_k && top_k < summary.best.len() {
             // All that may be drawn is here. Draws go through it in the order of the ids.
             self.candidates
                 .sort_unstable_by_key(|candidate| candidate.id);
-            self.keep_top_k(top_k);
-            if sampling.top_p < 1.0 {
-                self.keep_top_p(f64::from(sampling.top_p));
-            }
+            self.narrow(sampling);
         } else if sampling.top_p < 1.0 && sampling.min_p <= 0.0 && top_k == 0 {
             // The nucleus is the beginning of the falling order, if it ends within.
-            let mut left = f64::from(sampling.top_p) * summary.tempered;
-            let last = self.candidates.iter().position(|candidate| {
-                left -= f64::from(candidate.weight);
-                left <= 0.0
-            })?;
-            self.candidates.truncate(last + 1);
+            if !self.cut(f64::from(sampling.top_p) * summary.tempered) {
+                return None;
+            }
         } else {
             return None;
         }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::outlet::Outlet;
-use self::plan::{Arrival, Ticket};
+use self::plan::{Arrival, Planner, Ticket};
 use self::query::Query;
 use self::watchdog::{Pulse, Watchdog};
 use self::worker::Worker;
@@ -60,7 +60,20 @@ struct Queue {
     closed: bool,
 }
 
+impl Queue {
+    /// What the planner has in hand now.
+    fn count(&mut self, planner: &Planner) {
+        self.active = planner.active();
+        self.free_blocks = planner.free_blocks();
+    }
+}
+
 impl Inbox {
+    /// Whether the backend cannot go on.
+    fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
     /// A panic while the lock is held leaves the queue whole.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -203,8 +216,7 @@ impl Scheduler {
     }
 
     fn closed(&self) -> Error {
-        let lost = self.inbox.lost.get().is_some();
-        match self.inbox.stuck.is_cancelled() && !lost {
+        match self.inbox.stuck.is_cancelled() && !self.inbox.is_lost() {
             true => Error::Stuck {
                 limit: self.step_limit,
             },

@@ -27,8 +27,6 @@ pub(super) struct Worker {
     /// Of the latest step: all scores, or a summary of those of each part that wanted them.
     logits: Vec<f32>,
     summaries: Vec<Summary>,
-    /// Whether the backend cannot go on.
-    lost: bool,
     planner: Planner,
     /// All that the planner knows, waiting and active.
     queries: BTreeMap<Ticket, Query>,
@@ -53,7 +51,6 @@ impl Worker {
             masks: Masks::start(max_active)?,
             logits: Vec::new(),
             summaries: Vec::new(),
-            lost: false,
             queries: BTreeMap::new(),
         })
     }
@@ -61,7 +58,7 @@ impl Worker {
     /// Until the inbox is closed, or the backend is lost.
     pub(super) fn run(mut self) {
         self.inbox.wake.adopt_current_thread();
-        while !self.lost && self.receive() {
+        while !self.inbox.is_lost() && self.receive() {
             self.end_ended();
             let queries = &self.queries;
             let parts = self.planner.plan(Instant::now(), |ticket| {
@@ -69,11 +66,7 @@ impl Worker {
                     .get(&ticket)
                     .is_some_and(|query| query.outlet.has_room())
             });
-            {
-                let mut queue = self.inbox.queue();
-                queue.active = self.planner.active();
-                queue.free_blocks = self.planner.free_blocks();
-            }
+            self.inbox.queue().count(&self.planner);
             match parts.is_empty() {
                 true => self.park(),
                 false => self.step(&parts),
@@ -130,18 +123,14 @@ impl Worker {
             .iter()
             .filter_map(|part| self.planner.run(part))
             .collect();
-        for part in parts.iter().filter(|part| part.last) {
-            let query = self.queries.get(&part.ticket);
-            if let Some(grammar) = query.and_then(|query| query.grammar.as_ref()) {
+        let mut temperatures = Vec::new();
+        let last = parts.iter().filter(|part| part.last);
+        for query in last.filter_map(|part| self.queries.get(&part.ticket)) {
+            if let Some(grammar) = &query.grammar {
                 self.masks.ask(grammar);
             }
+            temperatures.push(query.choosing.temperature());
         }
-        let temperatures: Vec<f32> = parts
-            .iter()
-            .filter(|part| part.last)
-            .filter_map(|part| self.queries.get(&part.ticket))
-            .map(|query| query.choosing.temperature())
-            .collect();
         let (backend, logits) = (&mut self.backend, &mut self.logits);
         let summaries = &mut self.summaries;
         survive(|| match backend.summarising() {
@@ -194,22 +183,26 @@ impl Worker {
                 None => None,
                 Some(grammar) => Some(grammar.lock().mask()?),
             };
-            let summarised = match (backend.summarising(), summaries.get(row)) {
-                (Some(_), Some(summary)) if allowed.is_none() => {
-                    sampler.choose_summarised(summary, &query.choosing)?
-                }
-                _ => None,
-            };
-            let choice = match (summarised, backend.summarising()) {
-                (Some(choice), _) => choice,
-                (None, Some(backend)) => {
-                    backend.scores(row, logits)?;
-                    sampler.choose(logits, &query.choosing, allowed.as_deref())?
-                }
-                (None, None) => {
+            let choice = match backend.summarising() {
+                None => {
                     let each = logits.len() / wanted;
                     let scores = &logits[row * each..][..each];
                     sampler.choose(scores, &query.choosing, allowed.as_deref())?
+                }
+                Some(backend) => {
+                    let summarised = match (&allowed, summaries.get(row)) {
+                        (None, Some(summary)) => {
+                            sampler.choose_summarised(summary, &query.choosing)?
+                        }
+                        _ => None,
+                    };
+                    match summarised {
+                        Some(choice) => choice,
+                        None => {
+                            backend.scores(row, logits)?;
+                            sampler.choose(logits, &query.choosing, allowed.as_deref())?
+                        }
+                    }
                 }
             };
             if tokenizer.is_eos(choice.id) || query.stops_at(choice.id) {
@@ -227,13 +220,12 @@ impl Worker {
         }
     }
 
-    fn lose(&mut self, reason: String) {
-        if !self.lost {
-            tracing::error!(reason, "the engine stops, since its device cannot go on");
-        }
-        self.lost = true;
+    fn lose(&self, reason: String) {
         // The first reason counts.
-        let _ = self.inbox.lost.set(reason);
+        self.inbox.lost.get_or_init(|| {
+            tracing::error!(reason, "the engine stops, since its device cannot go on");
+            reason
+        });
     }
 
     fn fail(&mut self, ticket: Ticket, error: &Error) {
@@ -250,8 +242,7 @@ impl Worker {
         {
             let mut queue = self.inbox.queue();
             queue.taken.remove(&ticket);
-            queue.active = self.planner.active();
-            queue.free_blocks = self.planner.free_blocks();
+            queue.count(&self.planner);
         }
         query.outlet.end(finish);
     }
@@ -296,7 +287,7 @@ impl Drop for Worker {
         for query in taken.chain(arrived.into_iter().map(|(_, query)| query)) {
             query.outlet.end(finish.clone());
         }
-        if self.lost {
+        if self.inbox.is_lost() {
             self.inbox.stuck.cancel();
         }
     }
