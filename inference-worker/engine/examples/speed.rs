@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = model.weights().bytes_per_step();
     let vocabulary = model.config().vocab_size;
     let each = Blocks::needed(PREFILL.max(PROMPT + DECODED));
-    let cpu = Cpu::new(model, None, u32::try_from(8 * each)?)?.with_precision(precision);
+    let cpu = Cpu::new(model, None, precision, u32::try_from(8 * each)?)?;
     let mut sequences = Sequences {
         cpu,
         each,

@@ -317,8 +317,8 @@ fn backend(model: Model, context: usize, options: &Options) -> Result<Box<dyn Ba
     };
     tracing::info!(reason, "computes on the CPU");
     let blocks = kv_blocks(&model, context, options)?;
-    let cpu = Cpu::new(model, options.threads, blocks)?;
-    Ok(Box::new(cpu.with_precision(options.precision)))
+    let cpu = Cpu::new(model, options.threads, options.precision, blocks)?;
+    Ok(Box::new(cpu))
 }
 
 /// Blocks for as many of the longest generations as there may be, as far as the memory goes.

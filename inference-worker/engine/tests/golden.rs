@@ -73,8 +73,7 @@ fn directories() -> Vec<PathBuf> {
 fn load(dir: &Path, mode: Mode) -> Cpu {
     let model = Model::load_in(dir, mode.weights_in)
         .unwrap_or_else(|error| panic!("{}: {error:?}", dir.display()));
-    let cpu = Cpu::new(model, None, BLOCKS).expect("threads and memory");
-    cpu.with_precision(mode.precision)
+    Cpu::new(model, None, mode.precision, BLOCKS).expect("threads and memory")
 }
 
 /// Every golden model in every way.

@@ -92,12 +92,11 @@ fn follow(backend: &mut dyn Backend, ids: &[u32]) -> Result<Vec<Vec<f64>>, Box<d
 /// The device in bf16 against the CPU in f32, and the CPU's faster arithmetic beside it.
 fn exactness(shape: &Shape) -> Result<bool, Box<dyn Error>> {
     let ids = ids(3, 41 + COMPARED, shape.vocabulary);
-    let cpu = |precision| -> Result<_, Box<dyn Error>> {
-        let cpu = Cpu::new(load(shape)?, None, EACH as u32)?.with_precision(precision);
-        Ok(Box::new(cpu))
+    let cpu = |precision| -> Result<Cpu, Box<dyn Error>> {
+        Ok(Cpu::new(load(shape)?, None, precision, EACH as u32)?)
     };
-    let exact = follow(&mut *cpu(Precision::Exact)?, &ids)?;
-    let fast = follow(&mut *cpu(Precision::Fast)?, &ids)?;
+    let exact = follow(&mut cpu(Precision::Exact)?, &ids)?;
+    let fast = follow(&mut cpu(Precision::Fast)?, &ids)?;
     let found = follow(&mut Cuda::new(&load(shape)?, &room())?, &ids)?;
     let (regret, mean, p99) = distance(&exact, &found);
     let (_, floor, floor_p99) = distance(&exact, &fast);

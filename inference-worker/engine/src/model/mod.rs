@@ -20,7 +20,7 @@ use std::path::Path;
 pub use config::{Architecture, Config};
 pub use inspection::Inspection;
 pub use numbers::Numbers;
-pub(crate) use numbers::{bf16_to_f32, f16_to_f32};
+pub(crate) use numbers::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 pub use random::{SHAPES, Shape};
 pub use rope_scaling::RopeScaling;
 pub use weights::{Data, Layer, Linear, Matrix, Projection, Weights};

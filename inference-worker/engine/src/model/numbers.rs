@@ -119,6 +119,17 @@ pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
+/// To the nearest bfloat16, ties to even; NaN stays one.
+#[inline(always)]
+pub(crate) fn f32_to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    let half = 0x7fff + (bits >> 16 & 1);
+    ((bits + half) >> 16) as u16
+}
+
 /// IEEE 754 binary16 to binary32, exact.
 #[inline]
 pub(crate) fn f16_to_f32(bits: u16) -> f32 {

@@ -55,24 +55,22 @@ impl Cpu {
     ///
     /// # Errors
     /// [`Error::Thread`], [`Error::Backend`] when the memory cannot be had.
-    pub fn new(model: Model, threads: Option<NonZeroUsize>, blocks: u32) -> Result<Self, Error> {
+    pub fn new(
+        model: Model,
+        threads: Option<NonZeroUsize>,
+        precision: Precision,
+        blocks: u32,
+    ) -> Result<Self, Error> {
         let kernel = Kernel::detect();
         Ok(Self {
             memory: KvMemory::new(model.config(), blocks)?,
             rope: Rope::new(model.config()),
             pool: Pool::new(threads)?,
             kernel,
-            multiplier: Multiplier::new(kernel, Precision::default()),
+            multiplier: Multiplier::new(kernel, precision),
             buffers: Buffers::default(),
             model,
         })
-    }
-
-    /// The same, computing otherwise than by default.
-    #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.multiplier.set_precision(precision);
-        self
     }
 
     /// The model.

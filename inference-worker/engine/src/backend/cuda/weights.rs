@@ -3,7 +3,7 @@
 
 use super::machine::{Machine, Memory};
 use crate::error::Error;
-use crate::model::{Data, Layer, Linear, Matrix, Model};
+use crate::model::{Data, Layer, Linear, Matrix, Model, f32_to_bf16};
 
 /// `y = W x + b` on the machine.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ fn product(machine: &impl Machine, parts: &[(&Matrix, Option<&[f32]>)]) -> Resul
                 let mut halves = Vec::with_capacity(matrix.rows * columns);
                 for at in 0..matrix.rows {
                     matrix.copy_row(at, &mut row);
-                    halves.extend(row.iter().copied().map(to_bf16));
+                    halves.extend(row.iter().copied().map(f32_to_bf16));
                 }
                 machine.put(&weight, start, &halves)?;
             }
@@ -118,13 +118,4 @@ pub(super) fn vector(machine: &impl Machine, numbers: &[f32]) -> Result<Memory, 
     let memory = machine.memory(size_of_val(numbers), "norms and biases")?;
     machine.put(&memory, 0, numbers)?;
     Ok(memory)
-}
-
-/// Rounds to the nearest bf16, to even between two.
-pub(super) fn to_bf16(number: f32) -> u16 {
-    let bits = number.to_bits();
-    if number.is_nan() {
-        return 0x7fff;
-    }
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }

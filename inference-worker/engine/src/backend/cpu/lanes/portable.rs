@@ -1,7 +1,7 @@
 //! Arrays and loops; the compiler finds the instructions.
 
 use super::{LANES, Lanes};
-use crate::model::{bf16_to_f32, f16_to_f32};
+use crate::model::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 
 #[derive(Clone, Copy)]
 pub(super) struct Array([f32; LANES]);
@@ -154,14 +154,4 @@ impl Lanes for Array {
     fn from_ints(ints: Self::Ints) -> Self {
         Self(ints.map(|int| int as f32))
     }
-}
-
-/// To the nearest, ties to even; NaN stays one.
-fn f32_to_bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    if value.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    let half = 0x7fff + (bits >> 16 & 1);
-    ((bits + half) >> 16) as u16
 }

@@ -71,10 +71,6 @@ impl Multiplier {
         }
     }
 
-    pub(super) fn set_precision(&mut self, precision: Precision) {
-        self.precision = precision;
-    }
-
     /// `outputs[t] = linear(inputs[t])` for the `inputs.len() / columns` vectors in `inputs`;
     /// `outputs` is `[t, rows of all parts]`.
     pub(super) fn linear(

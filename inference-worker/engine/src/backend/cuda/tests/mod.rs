@@ -100,7 +100,7 @@ impl RandomNumbers {
 
     fn halves(&mut self, count: usize, deviation: f32) -> Vec<u16> {
         let numbers = self.numbers(count, deviation);
-        numbers.into_iter().map(super::weights::to_bf16).collect()
+        numbers.into_iter().map(crate::model::f32_to_bf16).collect()
     }
 
     /// The numbers below `count`, shuffled.

@@ -17,7 +17,7 @@ use crate::backend::cpu::{Cpu, Precision};
 use crate::backend::{Backend, Run, Summary};
 use crate::kv::Block;
 use crate::model::layout::{Wanted, layout};
-use crate::model::{Config, Model};
+use crate::model::{Config, Model, f32_to_bf16};
 
 /// Keeps what is begun until it is run.
 #[derive(Default)]
@@ -168,7 +168,7 @@ fn model(directory: &Path, family: &str, head_dim: usize) -> Model {
             let numbers = random.numbers(tensor.shape.iter().product(), deviation);
             let halves = numbers
                 .into_iter()
-                .map(|number| super::super::weights::to_bf16(middle + number));
+                .map(|number| f32_to_bf16(middle + number));
             let bytes = halves.flat_map(u16::to_le_bytes).collect();
             (tensor, bytes)
         })
@@ -204,8 +204,7 @@ fn check(family: &str, head_dim: usize) -> Result<(), Error> {
     let model = model(directory.path(), family, head_dim);
     let mut steps = Steps::new(&model)?;
     let vocabulary = model.config().vocab_size;
-    let cpu = Cpu::new(model, None, BLOCKS as u32)?;
-    let mut cpu = cpu.with_precision(Precision::Exact);
+    let mut cpu = Cpu::new(model, None, Precision::Exact, BLOCKS as u32)?;
     let of = |blocks: [u32; 3]| blocks.map(Block);
     let blocks = [of([7, 2, 9]), of([1, 4, 0]), of([3, 11, 5])];
     let ids: Vec<u32> = (0..48)
