@@ -88,14 +88,13 @@ impl Config {
                 reason: "a query needs some time".to_owned(),
             });
         }
-        let rules = config::text("ROUTING_RULES", "");
         let defaults = Self::at(config::Nats::from_env()?, sealing);
         Ok(Self {
             policies: policy::Settings {
                 query_life_millis: i64::from(life) * 1000,
             },
             in_work: config::parsed("COMMANDS_IN_WORK", defaults.in_work)?,
-            routing_rules: (!rules.is_empty()).then(|| PathBuf::from(rules)),
+            routing_rules: config::optional("ROUTING_RULES")?,
             ..defaults
         })
     }

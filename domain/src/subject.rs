@@ -176,7 +176,8 @@ pub fn job_consumer(model: &str, priority: Priority) -> String {
     format!("{}-{}", token(model), priority.as_str())
 }
 
-fn token(text: &str) -> String {
+/// A name as a token of a subject, or a key: other characters than these may hold become `-`.
+pub fn token(text: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     text.chars()
         .map(|c| if allowed(c) { c } else { '-' })

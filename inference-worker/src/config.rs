@@ -75,9 +75,9 @@ impl Config {
 
     /// From the environment: `MODEL_DIR` (one directory, or several separated as in `PATH`),
     /// `WORKER_NAME`, `WORKER_CONCURRENCY`, `WORKER_DEVICE` (`cpu`, `auto` or `cuda`),
-    /// `WORKER_THREADS`, `WORKER_MAX_NEW_TOKENS`, `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`, `WORKER_CACHE_DIR`, `WORKER_DRAIN_SECS`,
-    /// `WORKER_STEP_LIMIT_SECS`, `WORKER_METRICS_ADDR`, those of [`providers::Settings::from_env`],
-    /// and how to reach NATS.
+    /// `WORKER_THREADS`, `WORKER_MAX_NEW_TOKENS`, `WORKER_STEP_TOKENS`, `WORKER_KV_MIB`,
+    /// `WORKER_CACHE_DIR`, `WORKER_DRAIN_SECS`, `WORKER_STEP_LIMIT_SECS`, `WORKER_METRICS_ADDR`,
+    /// those of [`providers::Settings::from_env`], and how to reach NATS.
     ///
     /// # Errors
     /// When a variable cannot be read.
@@ -85,13 +85,6 @@ impl Config {
         let default = Self::at(config::Nats::from_env()?);
         let model_dirs = config::text("MODEL_DIR", "");
         let threads = config::parsed("WORKER_THREADS", 0)?;
-        let metrics_addr = match config::text("WORKER_METRICS_ADDR", "").is_empty() {
-            true => None,
-            false => Some(config::parsed(
-                "WORKER_METRICS_ADDR",
-                ([127, 0, 0, 1], 0).into(),
-            )?),
-        };
         let drain = config::parsed("WORKER_DRAIN_SECS", default.drain.as_secs())?;
         let step_limit = config::parsed("WORKER_STEP_LIMIT_SECS", STEP_LIMIT_SECS)?;
         Ok(Self {
@@ -107,7 +100,7 @@ impl Config {
             max_new_tokens: config::parsed("WORKER_MAX_NEW_TOKENS", default.max_new_tokens)?,
             step_tokens: config::parsed("WORKER_STEP_TOKENS", default.step_tokens)?,
             kv_mib: config::parsed("WORKER_KV_MIB", default.kv_mib)?,
-            metrics_addr,
+            metrics_addr: config::optional("WORKER_METRICS_ADDR")?,
             drain: Duration::from_secs(drain),
             step_limit: Duration::from_secs(step_limit.get()),
             nats: default.nats,

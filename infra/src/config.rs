@@ -244,11 +244,25 @@ pub fn parsed<T: FromStr>(name: &'static str, default: T) -> Result<T, Error>
 where
     T::Err: fmt::Display,
 {
+    Ok(optional(name)?.unwrap_or(default))
+}
+
+/// The variable's value; `None` where it is absent or empty.
+///
+/// # Errors
+/// When there is a text that cannot be read as `T`.
+pub fn optional<T: FromStr>(name: &'static str) -> Result<Option<T>, Error>
+where
+    T::Err: fmt::Display,
+{
     match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().map_err(|error: T::Err| Error {
-            name,
-            reason: error.to_string(),
-        }),
-        Ok(_) | Err(_) => Ok(default),
+        Ok(text) if !text.is_empty() => {
+            let value = text.parse().map_err(|error: T::Err| Error {
+                name,
+                reason: error.to_string(),
+            })?;
+            Ok(Some(value))
+        }
+        Ok(_) | Err(_) => Ok(None),
     }
 }

@@ -29,7 +29,7 @@ pub async fn register(client: &Client, registration: &Registration) -> Result<()
     let value = serde_json::to_vec(registration).map_err(|error| Error(error.into()))?;
     bucket(client)
         .await?
-        .put(&key(&registration.worker), value.into())
+        .put(&subject::token(&registration.worker), value.into())
         .await
         .map_err(|error| Error(error.into()))?;
     Ok(())
@@ -40,7 +40,7 @@ pub async fn register(client: &Client, registration: &Registration) -> Result<()
 /// # Errors
 /// When the bucket cannot be written now.
 pub async fn leave(client: &Client, worker: &str) -> Result<(), Error> {
-    let left = bucket(client).await?.delete(&key(worker)).await;
+    let left = bucket(client).await?.delete(&subject::token(worker)).await;
     left.map_err(|error| Error(error.into()))
 }
 
@@ -48,15 +48,6 @@ async fn bucket(client: &Client) -> Result<kv::Store, Error> {
     let context = jetstream::new(client.clone());
     let bucket = context.get_key_value(subject::WORKERS).await;
     bucket.map_err(|error| Error(error.into()))
-}
-
-/// A name as a key: other characters than keys may hold become `-`.
-fn key(worker: &str) -> String {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    worker
-        .chars()
-        .map(|c| if allowed(c) { c } else { '-' })
-        .collect()
 }
 
 /// What this process knows of the workers.

@@ -30,7 +30,7 @@ pub(super) async fn handle(
     };
     // A query without a name of its own may be one that is there already. One with a name is noted
     // only once it is made: under that name another question may have come before.
-    let query = if named || via == Via::Completions {
+    let query = if named {
         query
     } else {
         shared

@@ -1,8 +1,7 @@
 //! The decision and its reason.
 
 use super::{
-    Asked, Models, REASON_BYTES, Rule, Rules, Unroutable,
-    models::{Candidate, Obstacle},
+    Asked, Models, Obstacle, REASON_BYTES, Rule, Rules, Unroutable, models::Candidate,
     rules::Choose,
 };
 use crate::{query::Route, subject::ANY_MODEL};

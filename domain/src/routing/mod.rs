@@ -16,7 +16,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use asked::Asked;
+pub use asked::{Asked, Needs, Obstacle};
 pub use models::Models;
 pub use rules::{Choose, Operation, Problem, Rule, Rules};
 

@@ -1,8 +1,8 @@
 //! The models that workers have registered, each once.
 
-use super::asked::Asked;
+use super::asked::{Asked, Obstacle};
 use crate::wire::worker::{Abilities, Model, Registration};
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 /// What can be chosen from.
 #[derive(Clone, Debug, Default)]
@@ -30,27 +30,6 @@ pub(super) struct Candidate {
 struct Room {
     places: u32,
     tokens: Option<u64>,
-}
-
-/// Why a model cannot answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Obstacle {
-    Logprobs,
-    Format,
-    Context { context: u32, least: u64 },
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Logprobs => f.write_str("tells no log-probabilities"),
-            Self::Format => f.write_str("keeps to no format"),
-            Self::Context { context, least } => write!(
-                f,
-                "its context of {context} tokens is shorter than the prompt of at least {least}"
-            ),
-        }
-    }
 }
 
 impl<'a> Models<'a> {
@@ -115,14 +94,7 @@ impl Candidate {
 
     /// What stands against it, if anything does.
     pub(super) fn obstacle(&self, asked: &Asked<'_>) -> Option<Obstacle> {
-        if asked.logprobs && !self.abilities.logprobs {
-            return Some(Obstacle::Logprobs);
-        }
-        if asked.format && !self.abilities.format {
-            return Some(Obstacle::Format);
-        }
-        let (context, least) = (self.context?, asked.least_tokens);
-        (u64::from(context) <= least).then_some(Obstacle::Context { context, least })
+        asked.needs.obstacle(self.abilities, self.context)
     }
 
     /// Whether some worker has a place for it now, and memory.

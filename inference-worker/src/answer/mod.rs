@@ -26,7 +26,10 @@ use engine::{
     provider::{self, Provider},
 };
 use finding::Found;
-use futures_util::{FutureExt, future::ready};
+use futures_util::{
+    FutureExt,
+    future::{Either, ready},
+};
 use infra::{bus::Commands, jobs::Waiting, sealing::QueryKeys, telemetry, tokens::Tokens};
 use publishing::{Generated, Said};
 use reporting::Reporting;
@@ -109,38 +112,33 @@ impl Worker {
         let (query, delivery) = (waiting.query(), *delivery);
         let start = self.reporting.start_id(query, delivery);
         let finding = self.find(waiting);
-        if delivery == 1 {
+        let finding = if delivery == 1 {
             // The client waits for its first chunk, so the model begins while the log is told.
             // Nothing is published before the log has it.
-            let model = place.served().id().to_owned();
-            let started = self.reporting.start(query, start, &model).shared();
-            let work = self.work(&delivered, start, finding, place, started.clone());
-            return tokio::join!(work, started).0;
-        }
-        let found = match finding.await {
-            Ok(found) => found,
-            Err(ended) => return ended,
-        };
-        if let Some(model) = found
-            .begun_by()
-            .filter(|begun| *begun != place.served().id())
-        {
-            match self.models.named(model) {
-                Some(served) => *place = self.models.take(served),
-                None if delivery > DELIVERIES => {
-                    let message = "The answer was interrupted, and its model is gone";
-                    return self
-                        .reporting
-                        .fail(query, Code::QueryModelError, message)
-                        .await;
+            Either::Left(finding)
+        } else {
+            let found = match finding.await {
+                Ok(found) => found,
+                Err(ended) => return ended,
+            };
+            let begun_by = found.begun_by();
+            if let Some(model) = begun_by.filter(|begun| *begun != place.served().id()) {
+                match self.models.named(model) {
+                    Some(served) => *place = self.models.take(served),
+                    None if delivery > DELIVERIES => {
+                        let message = "The answer was interrupted, and its model is gone";
+                        let code = Code::QueryModelError;
+                        return self.reporting.fail(query, code, message).await;
+                    }
+                    // Another worker has it, or will.
+                    None => return Ended::Later(Duration::from_secs(1)),
                 }
-                // Another worker has it, or will.
-                None => return Ended::Later(Duration::from_secs(1)),
             }
-        }
+            Either::Right(ready(Ok(found)))
+        };
         let model = place.served().id().to_owned();
         let started = self.reporting.start(query, start, &model).shared();
-        let work = self.work(&delivered, start, ready(Ok(found)), place, started.clone());
+        let work = self.work(&delivered, start, finding, place, started.clone());
         tokio::join!(work, started).0
     }
 
