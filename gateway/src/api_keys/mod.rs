@@ -35,25 +35,6 @@ const ASKED_AGAIN: Duration = Duration::from_secs(60);
 /// While it does not answer, a key goes on being good as long as an access token would be.
 const TRUSTED: Duration = Duration::from_secs(limits::ACCESS_TOKEN_SECS.unsigned_abs());
 
-/// What a good key says.
-#[derive(Clone, Debug)]
-pub(crate) struct Good {
-    pub(crate) user: AccountId,
-    known: Arc<KnownKey>,
-}
-
-impl Good {
-    /// # Errors
-    /// When the key was not made for that.
-    pub(crate) fn demand(&self, scope: Scope) -> Result<(), Failure> {
-        if self.known.scopes.contains(&scope) {
-            return Ok(());
-        }
-        let message = format!("This API key does not have the scope {}", scope.as_str());
-        Err(Failure::new(Code::AuthPermissionDenied, message))
-    }
-}
-
 /// The keys that are in use here.
 pub(crate) struct Known(Mutex<LruCache<ApiKeyId, Entry>>);
 
@@ -93,11 +74,17 @@ impl Known {
     }
 }
 
-/// Checks a key: its form, that it was made and not revoked, its secret, its end, its person.
+/// Whose a key is, once it is checked: its form, that it was made and not revoked, its secret, its
+/// end, its person, and that it was made for this.
 ///
 /// # Errors
 /// What the client is told.
-pub(crate) async fn check(app: &App, call: &Call, key: &str) -> Result<Good, Failure> {
+pub(crate) async fn check(
+    app: &App,
+    call: &Call,
+    key: &str,
+    scope: Option<Scope>,
+) -> Result<AccountId, Failure> {
     let id = text::parse(key).ok_or_else(wrong)?;
     // Until the list of revocations has been read once, a revoked key would pass.
     if !app.revocations.is_synced() {
@@ -117,10 +104,18 @@ pub(crate) async fn check(app: &App, call: &Call, key: &str) -> Result<Good, Fai
         return Err(Failure::new(Code::AuthTokenExpired, message));
     }
     demand_person(app, known.account)?;
-    Ok(Good {
-        user: known.account,
-        known,
-    })
+    if let Some(scope) = scope {
+        demand(&known, scope)?;
+    }
+    Ok(known.account)
+}
+
+fn demand(key: &KnownKey, scope: Scope) -> Result<(), Failure> {
+    if key.scopes.contains(&scope) {
+        return Ok(());
+    }
+    let message = format!("This API key does not have the scope {}", scope.as_str());
+    Err(Failure::new(Code::AuthPermissionDenied, message))
 }
 
 async fn look_up(app: &App, call: &Call, id: ApiKeyId) -> Result<Option<Arc<KnownKey>>, Failure> {
@@ -159,12 +154,8 @@ mod tests {
         known.put(id, Some(key.clone()));
         assert_eq!(known.get(id, ASKED_AGAIN).as_deref(), Some(&key));
         assert_eq!(known.get(id, Duration::ZERO), None);
-        let good = Good {
-            user: key.account,
-            known: Arc::new(key),
-        };
-        assert_eq!(good.demand(Scope::QueriesRead), Ok(()));
-        let failure = good.demand(Scope::QueriesWrite).unwrap_err();
+        assert_eq!(demand(&key, Scope::QueriesRead), Ok(()));
+        let failure = demand(&key, Scope::QueriesWrite).unwrap_err();
         assert_eq!(failure.code, Code::AuthPermissionDenied);
         assert!(failure.message.contains("queries:write"), "{failure:?}");
         known.put(id, None);

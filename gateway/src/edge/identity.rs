@@ -124,11 +124,7 @@ impl<P: Purpose> FromRequestParts<App> for Caller<P> {
         let token = demand_bearer(&parts.headers)?;
         let user = if token.starts_with(text::PREFIX) {
             let call = parts.extensions.get::<Call>().cloned().unwrap_or_default();
-            let key = api_keys::check(app, &call, token).await?;
-            if let Some(scope) = P::SCOPE {
-                key.demand(scope)?;
-            }
-            key.user
+            api_keys::check(app, &call, token, P::SCOPE).await?
         } else {
             Identity::of_token(app, token)?.user
         };

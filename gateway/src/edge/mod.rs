@@ -11,7 +11,7 @@ pub(crate) mod seal;
 
 pub(crate) use error::Error;
 pub(crate) use idempotency::Key;
-pub(crate) use identity::{Caller, Identity, Keyed, Reads, Writes};
+pub(crate) use identity::{Caller, Identity, Keyed, Purpose, Reads, Writes};
 pub(crate) use json::{Body, Fields};
 pub(crate) use params::Params;
 pub(crate) use request_id::Call;

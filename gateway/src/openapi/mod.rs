@@ -2,7 +2,7 @@
 //! tests compare with what is really sent.
 
 use crate::{
-    edge::{idempotency, request_id},
+    edge::{Purpose, idempotency, request_id},
     router::DOCS,
 };
 use domain::{api_keys::Scope, wire::error::Code};
@@ -101,9 +101,9 @@ impl Doc {
         self
     }
 
-    /// Needs an access token or an API key, of this scope where one is named.
-    pub(crate) const fn by_key(mut self, scope: Option<Scope>) -> Self {
-        self.callers = Callers::PersonsAndKeys(scope);
+    /// Needs an access token or an API key that was made for this.
+    pub(crate) const fn by_key<P: Purpose>(mut self) -> Self {
+        self.callers = Callers::PersonsAndKeys(P::SCOPE);
         self
     }
 

@@ -12,7 +12,7 @@ use axum::{
 };
 use domain::{
     query::Submission,
-    routing::Asked,
+    routing::{Needs, Obstacle},
     wire::{
         error::Code,
         worker::{Abilities, Registration},
@@ -22,11 +22,11 @@ use serde::Serialize;
 use std::{collections::BTreeMap, time::Duration};
 
 pub(crate) const LIST: Doc = Doc::get("/v1/models", "The models that answer now")
-    .by_key(None)
+    .by_key::<Keyed>()
     .in_openais_form()
     .answers(200, "Models");
 pub(crate) const GET: Doc = Doc::get("/v1/models/{id}", "One model")
-    .by_key(None)
+    .by_key::<Keyed>()
     .in_openais_form()
     .answers(200, "Model")
     .refuses(&[Code::NotFound]);
@@ -92,23 +92,18 @@ pub(crate) async fn demand(app: &App, submission: &Submission) -> Result<(), Err
         let rule = format!("The model '{wanted}' does not {what}");
         Err(error::unsupported(parameter, &rule))
     };
-    if options.logprobs.is_some() && !model.abilities.logprobs {
-        return lacks("logprobs", "tell the probabilities of its tokens");
+    match Needs::of(submission).obstacle(model.abilities, model.context_window) {
+        None => Ok(()),
+        Some(Obstacle::Logprobs) => lacks("logprobs", "tell the probabilities of its tokens"),
+        Some(Obstacle::Format) => lacks("response_format", "keep to a format"),
+        Some(Obstacle::Context { context, least }) => {
+            let message = format!(
+                "The context of '{wanted}' has {context} tokens, and the conversation at least \
+                 {least}"
+            );
+            Err(error::ended(Code::ValidationTooLarge, message))
+        }
     }
-    if options.format.is_some() && !model.abilities.format {
-        return lacks("response_format", "keep to a format");
-    }
-    let least = Asked::new(submission, None).least_tokens();
-    if let Some(context) = model
-        .context_window
-        .filter(|most| u64::from(*most) <= least)
-    {
-        let message = format!(
-            "The context of '{wanted}' has {context} tokens, and the conversation at least {least}"
-        );
-        return Err(error::ended(Code::ValidationTooLarge, message));
-    }
-    Ok(())
 }
 
 async fn present(app: &App) -> Result<BTreeMap<String, Model>, Error> {

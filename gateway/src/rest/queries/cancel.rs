@@ -12,14 +12,13 @@ use axum::{
 };
 use domain::{
     Actor,
-    api_keys::Scope,
     id::QueryId,
     wire::{command::Body, error::Code},
 };
 use serde::Serialize;
 
 pub(crate) const DOC: Doc = Doc::post("/v1/queries/{id}/cancel", "End a query without an answer")
-    .by_key(Some(Scope::QueriesWrite))
+    .by_key::<Writes>()
     .answers(200, "Cancelled")
     .refuses(&[Code::NotFound, Code::Conflict]);
 

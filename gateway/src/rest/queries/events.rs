@@ -11,14 +11,14 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use domain::{api_keys::Scope, wire::error::Code};
+use domain::wire::error::Code;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
 pub(crate) const DOC: Doc = Doc::get("/v1/queries/{id}/events", "The updates of a query so far")
-    .by_key(Some(Scope::QueriesRead))
+    .by_key::<Reads>()
     .parameters(&["from_seq"])
     .answers(200, "QueryEvents")
     .refuses(&[Code::NotFound]);

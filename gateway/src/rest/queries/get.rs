@@ -10,13 +10,10 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use domain::{
-    api_keys::Scope,
-    wire::{error::Code, rest::QueryItem},
-};
+use domain::wire::{error::Code, rest::QueryItem};
 
 pub(crate) const DOC: Doc = Doc::get("/v1/queries/{id}", "One query")
-    .by_key(Some(Scope::QueriesRead))
+    .by_key::<Reads>()
     .answers(200, "QueryItem")
     .refuses(&[Code::NotFound]);
 

@@ -8,7 +8,6 @@ use crate::{
 };
 use axum::{Json, extract::State};
 use domain::{
-    api_keys::Scope,
     id::AccountId,
     query::Status,
     subject::View,
@@ -20,7 +19,7 @@ use domain::{
 use http::{HeaderMap, HeaderValue};
 
 pub(crate) const DOC: Doc = Doc::get("/v1/queries", "The caller's queries, newest first")
-    .by_key(Some(Scope::QueriesRead))
+    .by_key::<Reads>()
     .parameters(&["limit", "cursor", "status", "operation"])
     .answers(200, "QueryItems");
 

@@ -14,7 +14,7 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use domain::{api_keys::Scope, wire::error::Code};
+use domain::wire::error::Code;
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ pub(crate) const DOC: Doc = Doc::get(
     "/v1/queries/{id}/stream",
     "The updates of a query, as they come",
 )
-.by_key(Some(Scope::QueriesRead))
+.by_key::<Reads>()
 .parameters(&["from_seq"])
 .headers(&["Last-Event-ID"])
 .answers(200, "EventStream")

@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use domain::{
-    api_keys::Scope,
     id::QueryId,
     wire::{
         command::Via,
@@ -27,7 +26,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
 pub(crate) const DOC: Doc = Doc::post("/v1/query", "Ask, and wait for the answer")
-    .by_key(Some(Scope::QueriesWrite))
+    .by_key::<Writes>()
     .takes("Submission")
     .answers(200, "QueryAnswer")
     .headers(&["Prefer"])

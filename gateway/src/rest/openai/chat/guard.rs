@@ -39,7 +39,7 @@ impl Guard {
     }
 
     /// The query has ended.
-    pub(super) fn disarm(mut self) {
+    pub(super) fn disarm(&mut self) {
         self.0 = None;
     }
 }

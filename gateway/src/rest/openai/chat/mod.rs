@@ -29,7 +29,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use domain::{
-    api_keys::Scope,
     id::AccountId,
     wire::{
         command::Via,
@@ -39,7 +38,7 @@ use domain::{
 };
 
 pub(crate) const DOC: Doc = Doc::post("/v1/chat/completions", "Answer a conversation")
-    .by_key(Some(Scope::QueriesWrite))
+    .by_key::<Writes>()
     .in_openais_form()
     .takes("ChatRequest")
     .answers(200, "ChatCompletion")
@@ -51,9 +50,6 @@ pub(crate) const DOC: Doc = Doc::post("/v1/chat/completions", "Answer a conversa
         Code::QueryProcessingError,
         Code::QueryRoutingError,
     ]);
-
-/// Entries of a stream that are read at once.
-const BATCH: usize = 256;
 
 pub(crate) async fn handle(
     State(app): State<App>,
@@ -85,12 +81,13 @@ async fn whole(
     user: AccountId,
     known: Known,
     head: Head,
-    guard: Guard,
+    mut guard: Guard,
 ) -> Result<Completion, Error> {
     let (follower, terminal) = queries::end_of(app, call, user, known).await?;
     guard.disarm();
     let answer = completed(terminal)?;
-    let tokens = follower.map(|follower| tokens_of(&follower));
+    let asked = follower.filter(|_| head.with_logprobs);
+    let tokens = asked.map(|follower| tokens_of(&follower));
     Ok(head.completion(known.query, &answer, &tokens.unwrap_or_default()))
 }
 
@@ -104,16 +101,9 @@ fn completed(terminal: Terminal) -> Result<domain::query::Answer, Error> {
 
 /// All tokens of a stream that has ended.
 fn tokens_of(follower: &Follower) -> Vec<Token> {
-    let (mut tokens, mut cursor) = (vec![], 0);
-    loop {
-        let entries = follower.after(cursor, BATCH);
-        let Some(last) = entries.last() else {
-            return tokens;
-        };
-        cursor = last.seq;
-        let each = entries.iter().filter_map(|entry| entry.tokens.as_deref());
-        tokens.extend(each.flatten().cloned());
-    }
+    let entries = follower.after(0, usize::MAX);
+    let each = entries.iter().filter_map(|entry| entry.tokens.as_deref());
+    each.flatten().cloned().collect()
 }
 
 #[cfg(test)]

@@ -36,10 +36,9 @@ struct Stream {
     query: QueryId,
     head: Head,
     with_usage: bool,
-    guard: Option<Guard>,
+    guard: Guard,
     /// What was read before the answer began.
     read: Option<Entry>,
-    begun: bool,
 }
 
 pub(super) async fn answer(
@@ -58,17 +57,18 @@ pub(super) async fn answer(
         query: known.query,
         head,
         with_usage,
-        guard: Some(guard),
+        guard,
         read: None,
-        begun: false,
     };
     stream.begin().await?;
+    let first = stream.piece(Piece::first());
     let events = stream::unfold(Some(stream), |stream| async move {
         let mut stream = stream?;
         let (events, is_last) = stream.next().await;
         Some((stream::iter(events), (!is_last).then_some(stream)))
     });
-    let events = events.flatten().map(Ok::<_, Infallible>);
+    let events = stream::iter([first]).chain(events.flatten());
+    let events = events.map(Ok::<_, Infallible>);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
 }
@@ -91,7 +91,7 @@ impl Stream {
         if update(&entry).complete == Some(true) {
             let terminal = self.reading.terminal();
             if let Err(error) = completed(terminal.ok_or_else(Failure::internal)?) {
-                self.over();
+                self.guard.disarm();
                 return Err(error);
             }
         }
@@ -101,10 +101,6 @@ impl Stream {
 
     /// The events that come next, and whether they are the last ones.
     async fn next(&mut self) -> (Vec<Event>, bool) {
-        if !self.begun {
-            self.begun = true;
-            return (vec![self.piece(Piece::first())], false);
-        }
         let entry = match self.read.take() {
             Some(entry) => Some(entry),
             None => self.reading.next().await,
@@ -125,7 +121,7 @@ impl Stream {
     }
 
     fn end(&mut self, whole: Option<String>) -> Vec<Event> {
-        self.over();
+        self.guard.disarm();
         let terminal = self.reading.terminal();
         let terminal = terminal.ok_or_else(|| Error::from(Failure::internal()));
         let answer = match terminal.and_then(completed) {
@@ -143,12 +139,6 @@ impl Stream {
         }
         events.push(Event::default().data("[DONE]"));
         events
-    }
-
-    fn over(&mut self) {
-        if let Some(guard) = self.guard.take() {
-            guard.disarm();
-        }
     }
 
     fn piece(&self, piece: Piece) -> Event {
