@@ -2,7 +2,7 @@
 
 use super::{
     Store, Unanswered,
-    fold::{Contradiction, Fold, column},
+    fold::{Contradiction, Fold, column, first},
     signed, unreadable,
 };
 use crate::{
@@ -79,9 +79,6 @@ pub(super) async fn write(
     if begun.is_empty() {
         return Ok(());
     }
-    let cells = |value: fn(&Registered) -> &[u8]| {
-        column(&begun, move |change| change.new.as_ref().map(value))
-    };
     sqlx::query(
         "INSERT INTO accounts
              (account_id, email, name, is_active, subscription_tier, created_at, last_seq)
@@ -91,14 +88,10 @@ pub(super) async fn write(
               AS begun (account_id, email, name, tier, created_at, last_seq)",
     )
     .bind(column(&begun, |change| change.id))
-    .bind(cells(|new| &new.email))
-    .bind(cells(|new| &new.name))
-    .bind(column(&begun, |change| {
-        change.new.as_ref().map(|new| new.tier.as_str())
-    }))
-    .bind(column(&begun, |change| {
-        change.new.as_ref().map(|new| Instant(new.at))
-    }))
+    .bind(first(&begun, |new| new.email.as_slice()))
+    .bind(first(&begun, |new| new.name.as_slice()))
+    .bind(first(&begun, |new| new.tier.as_str()))
+    .bind(first(&begun, |new| Instant(new.at)))
     .bind(column(&begun, |change| signed(change.last_seq)))
     .execute(connection)
     .await?;

@@ -2,7 +2,7 @@
 
 use super::{
     Store, Unanswered,
-    fold::{Change, Contradiction, Fold, Overlay, column},
+    fold::{Change, Contradiction, Fold, Overlay, column, first},
     signed, unreadable,
 };
 use crate::{
@@ -109,12 +109,6 @@ async fn insert(
     begun: &[&Change<Created, Later>],
     connection: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
-    fn of<'a, T>(
-        begun: &[&'a Change<Created, Later>],
-        value: impl Fn(&'a Created) -> T,
-    ) -> Vec<Option<T>> {
-        column(begun, |change| change.new.as_ref().map(&value))
-    }
     sqlx::query(
         "INSERT INTO api_keys
              (key_id, account_id, name, secret_hash, scopes, created_at, expires_at, revoked_at,
@@ -124,11 +118,11 @@ async fn insert(
                               $9::bigint[])",
     )
     .bind(column(begun, |change| change.id))
-    .bind(of(begun, |new| new.account.uuid()))
-    .bind(of(begun, |new| new.name.as_slice()))
-    .bind(of(begun, |new| new.secret_hash.as_str()))
-    .bind(of(begun, |new| new.scopes.as_str()))
-    .bind(of(begun, |new| Instant(new.at)))
+    .bind(first(begun, |new| new.account.uuid()))
+    .bind(first(begun, |new| new.name.as_slice()))
+    .bind(first(begun, |new| new.secret_hash.as_str()))
+    .bind(first(begun, |new| new.scopes.as_str()))
+    .bind(first(begun, |new| Instant(new.at)))
     .bind(column(begun, |change| {
         let end = change.new.as_ref().and_then(|new| new.expires_at);
         end.map(Instant)

@@ -156,6 +156,14 @@ pub(crate) fn column<'a, New, Later, T>(
     changes.iter().map(|change| value(change)).collect()
 }
 
+/// One column of what rows begin with.
+pub(crate) fn first<'a, New, Later, T>(
+    changes: &[&'a Change<New, Later>],
+    value: impl Fn(&'a New) -> T,
+) -> Vec<Option<T>> {
+    column(changes, |change| change.new.as_ref().map(&value))
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

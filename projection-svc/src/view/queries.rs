@@ -2,7 +2,7 @@
 
 use super::{
     Store, Unanswered,
-    fold::{Change, Contradiction, Fold, Overlay, column},
+    fold::{Change, Contradiction, Fold, Overlay, column, first},
     signed, stored, unreadable,
 };
 use crate::{
@@ -220,10 +220,10 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
                         route, created_at)",
     );
     bind_later(statement, begun)
-        .bind(new(begun, |new| new.owner.uuid()))
-        .bind(new(begun, |new| new.text.as_slice()))
-        .bind(new(begun, |new| new.operation.as_str()))
-        .bind(new(begun, |new| Json(&new.file_ids)))
+        .bind(first(begun, |new| new.owner.uuid()))
+        .bind(first(begun, |new| new.text.as_slice()))
+        .bind(first(begun, |new| new.operation.as_str()))
+        .bind(first(begun, |new| Json(&new.file_ids)))
         .bind(column(begun, |row| {
             row.new.as_ref().and_then(|new| new.reference.as_deref())
         }))
@@ -233,7 +233,7 @@ async fn insert(begun: &[Row<'_>], connection: &mut PgConnection) -> Result<(), 
                 .and_then(|new| new.route.as_ref())
                 .map(Json)
         }))
-        .bind(new(begun, |new| Instant(new.at)))
+        .bind(first(begun, |new| Instant(new.at)))
         .execute(connection)
         .await?;
     Ok(())
@@ -305,10 +305,6 @@ fn bind_later(statement: Statement, rows: &[Row<'_>]) -> Statement {
         .bind(column(rows, |row| {
             row.later.cancelled_by.map(CancelledBy::as_str)
         }))
-}
-
-fn new<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a Submitted) -> T) -> Vec<Option<T>> {
-    column(rows, |row| row.new.as_ref().map(&value))
 }
 
 fn answer<'a, T>(rows: &[Row<'a>], value: impl Fn(&'a Answer) -> T) -> Vec<Option<T>> {

@@ -2,7 +2,7 @@
 
 use super::{
     Store, Unanswered,
-    fold::{Change, Contradiction, Fold, Overlay, column},
+    fold::{Change, Contradiction, Fold, Overlay, column, first},
     signed,
 };
 use crate::{
@@ -152,9 +152,7 @@ async fn insert(
     .bind(column(begun, revoked_at))
     .bind(column(begun, revoked_reason))
     .bind(column(begun, |change| signed(change.last_seq)))
-    .bind(column(begun, |change| {
-        change.new.as_ref().map(|new| new.account.uuid())
-    }))
+    .bind(first(begun, |new| new.account.uuid()))
     .bind(column(begun, |change| {
         change.new.as_ref().and_then(|new| new.device_id.as_deref())
     }))
@@ -164,9 +162,7 @@ async fn insert(
             .as_ref()
             .and_then(|new| new.device_name.as_deref())
     }))
-    .bind(column(begun, |change| {
-        change.new.as_ref().map(|new| Instant(new.at))
-    }))
+    .bind(first(begun, |new| Instant(new.at)))
     .execute(connection)
     .await?;
     Ok(())
