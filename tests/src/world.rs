@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// How long anything may take that a test waits for.
@@ -223,7 +224,7 @@ impl World {
             gateway.sockets.ping_interval = Duration::from_millis(300);
             gateway.sockets.pong_wait = Duration::from_millis(200);
         }
-        let mut worker = inference_worker::Config::at(nats.clone());
+        let mut worker = self.worker();
         worker.cache_dir = cache();
         worker.model_dirs.extend(options.model.dir());
         worker.max_new_tokens = options.model.tokens();
@@ -252,13 +253,23 @@ impl World {
             gateway::run(gateway, each).await.expect("the gateway runs");
         });
         if !options.no_worker {
-            let each = life.clone();
-            life.spawn("inference-worker", async move {
-                inference_worker::run(worker, each)
-                    .await
-                    .expect("the worker runs");
-            });
+            self.run_worker(worker, life);
         }
+    }
+
+    /// A worker of this world, as it is by default.
+    pub fn worker(&self) -> inference_worker::Config {
+        inference_worker::Config::at(config::Nats::at(&self.stack.endpoints().nats_url))
+    }
+
+    /// Runs one more worker in this process, for as long as that life.
+    pub fn run_worker(&self, worker: inference_worker::Config, life: &Lifecycle) -> JoinHandle<()> {
+        let each = life.clone();
+        self.lifecycle.spawn("inference-worker", async move {
+            inference_worker::run(worker, each)
+                .await
+                .expect("the worker runs");
+        })
     }
 
     /// Waits until the gateway is ready and commands are answered.

@@ -1,13 +1,11 @@
 //! A model that hangs: its queries end with an error, and then its worker does, for another one to
 //! take its place.
 
-use infra::config;
 use serde_json::json;
 use std::time::Duration;
 use tests::{
     client::Client,
-    random_model::{self, SLOW, Words},
-    world::{Options, PATIENCE, World},
+    world::{Model, Options, PATIENCE, World},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -17,11 +15,8 @@ async fn a_worker_whose_model_hangs_ends_its_queries_and_itself() {
         ..Options::default()
     };
     let world = World::with(options).await;
-    let models = tempfile::tempdir().expect("a directory");
-    let model = random_model::make(models.path(), SLOW, Words::Plain).expect("a model");
-    let mut worker =
-        inference_worker::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
-    worker.model_dirs = vec![model];
+    let mut worker = world.worker();
+    worker.model_dirs = vec![Model::Slow.dir().expect("a model")];
     // Each step of so long a question takes longer, so that the model looks like one that hangs.
     worker.step_limit = Duration::from_millis(30);
     let question = "Does it hang? ".repeat(100);

@@ -7,7 +7,7 @@ use axum::{
     routing::post,
 };
 use inference_worker::providers::{Dialect, Limits, Service, Settings};
-use infra::config::{Nats, Secret};
+use infra::config::Secret;
 use serde_json::{Value, json};
 use std::sync::{
     Arc,
@@ -63,7 +63,7 @@ async fn a_provider_answers_from_end_to_end() {
         ..Options::default()
     })
     .await;
-    let mut config = inference_worker::Config::at(Nats::at(&world.stack.endpoints().nats_url));
+    let mut config = world.worker();
     config.providers = Some(Settings::Remote {
         services: vec![Service {
             name: "here".to_owned(),
@@ -75,11 +75,7 @@ async fn a_provider_answers_from_end_to_end() {
         }],
         limits: Limits::default(),
     });
-    let each = world.lifecycle.clone();
-    world.lifecycle.spawn("inference-worker", async move {
-        let ran = inference_worker::run(config, each).await;
-        ran.expect("the worker runs");
-    });
+    world.run_worker(config, &world.lifecycle);
 
     let mia = Client::registered(world.http).await;
     let (status, answer) = mia.post("/v1/query", &json!({"query": "Whole?"})).await;

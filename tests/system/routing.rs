@@ -3,17 +3,16 @@
 
 use amaima::stack::wait_for;
 use domain::{
-    Actor, Timestamp,
-    id::{CommandId, QueryId},
-    query::{Options as Wishes, Submission},
+    Timestamp,
+    id::QueryId,
+    query::Options as Wishes,
     subject,
     wire::{
-        command::{Body, Reply, Request, Via},
         error::Code,
         worker::{Abilities, HEARTBEAT_MILLIS, Model, Registration},
     },
 };
-use infra::{bus::Commands, clock, direct_get, lifecycle::Lifecycle, workers};
+use infra::{clock, direct_get, lifecycle::Lifecycle, workers};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
@@ -21,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tests::{
+    asking::Asking,
     client::{self, Client},
     random_model::{self, Words},
     world::{Options, PATIENCE, World},
@@ -191,7 +191,7 @@ async fn what_no_model_accepts_is_refused_and_a_repeat_keeps_the_first_decision(
         let again = ask(&mia, &asked).await.expect("a repeat");
         assert_eq!(again["route"], first["route"]);
         nobody_has_it(&mia, &body("11111111-2222-4333-8444-666666666666")).await;
-        by_name(&mia, Commands::new(nats)).await;
+        by_name(Asking::of(&world, &mia).await).await;
     })
     .await;
 }
@@ -212,52 +212,22 @@ async fn nobody_has_it(mia: &Client, body: &Value) {
 }
 
 /// A model that was asked for by name is taken or refused.
-async fn by_name(mia: &Client, commands: Commands) {
-    let owner = mia
-        .user
-        .as_deref()
-        .expect("signed in")
-        .parse()
-        .expect("an id");
+async fn by_name(asking: Asking) {
     let named = async |model: &str| {
         let options = Wishes {
             model: Some(model.into()),
             ..Wishes::default()
         };
-        let body = Body::SubmitQuery {
-            query: QueryId::new(clock::fresh_id()),
-            named: true,
-            via: Via::Rest,
-            submission: Submission {
-                text: "Why?".into(),
-                operation: "general".into(),
-                options: Some(Box::new(options)),
-                ..Submission::default()
-            },
-        };
-        let request = Request {
-            id: CommandId::new(clock::fresh_id()),
-            actor: Actor::User(owner),
-            request_id: "test".into(),
-            traceparent: None,
-            deadline: clock::now().plus_millis(60_000),
-            fingerprint: None,
-            body,
-        };
-        commands.insist(&request).await
+        let query = QueryId::new(clock::fresh_id());
+        asking.try_submit(query, "Why?", options).await
     };
-    let taken = named("small").await;
-    assert!(matches!(taken, Reply::Accepted { .. }), "{taken:?}");
-    match named("medium").await {
-        Reply::Refused { failure } => {
-            assert_eq!(failure.code, Code::QueryRoutingError);
-            assert!(
-                failure.message.contains("no worker has `medium`"),
-                "{failure:?}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(named("small").await, Ok(()));
+    let failure = named("medium").await.expect_err("nobody has it");
+    assert_eq!(failure.code, Code::QueryRoutingError);
+    assert!(
+        failure.message.contains("no worker has `medium`"),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,17 +261,11 @@ fn half_sure(world: &World, dir: &Path) {
 }
 
 fn run_worker(world: &World, cache: &Path, model_dirs: Vec<PathBuf>) {
-    let nats = infra::config::Nats::at(&world.stack.endpoints().nats_url);
-    let mut config = inference_worker::Config::at(nats);
+    let mut config = world.worker();
     config.cache_dir = cache.to_owned();
     config.model_dirs = model_dirs;
     config.max_new_tokens = 32;
-    let life = world.lifecycle.clone();
-    world.lifecycle.spawn("inference-worker", async move {
-        inference_worker::run(config, life)
-            .await
-            .expect("the worker runs");
-    });
+    world.run_worker(config, &world.lifecycle);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use domain::{
     },
 };
 use futures_util::StreamExt;
-use infra::{clock, config, jobs};
+use infra::{clock, jobs};
 use std::num::NonZeroUsize;
 use tests::{
     asking::Asking,
@@ -72,16 +72,10 @@ async fn the_urgent_come_first_and_what_is_for_others_waits_for_them() {
     }
     expected.reverse();
 
-    let mut worker =
-        inference_worker::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
+    let mut worker = world.worker();
     worker.model_dirs = vec![Model::Quick.dir().expect("a model")];
     worker.concurrency = NonZeroUsize::MIN;
-    let life = world.lifecycle.clone();
-    world.lifecycle.spawn("worker", async move {
-        inference_worker::run(worker, life)
-            .await
-            .expect("the worker runs");
-    });
+    world.run_worker(worker, &world.lifecycle);
     let taken = async {
         let mut taken = vec![];
         while taken.len() < 8 {
@@ -131,15 +125,9 @@ async fn a_worker_with_two_models_answers_with_the_one_that_is_named() {
     let asking = Asking::of(&world, &mia).await;
     let cache = tempfile::tempdir().expect("a directory");
     let demo = inference_worker::demo::unpack(cache.path()).expect("the demo model");
-    let mut worker =
-        inference_worker::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
+    let mut worker = world.worker();
     worker.model_dirs = vec![demo, Model::Quick.dir().expect("a model")];
-    let life = world.lifecycle.clone();
-    world.lifecycle.spawn("worker", async move {
-        inference_worker::run(worker, life)
-            .await
-            .expect("the worker runs");
-    });
+    world.run_worker(worker, &world.lifecycle);
     let asked = |model: Option<&str>| Options {
         model: model.map(ToOwned::to_owned),
         max_tokens: Some(8),

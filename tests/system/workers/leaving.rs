@@ -8,7 +8,7 @@ use domain::{
     subject,
     wire::worker::Registration,
 };
-use infra::{config, lifecycle::Lifecycle, workers::Workers};
+use infra::{lifecycle::Lifecycle, workers::Workers};
 use std::time::Duration;
 use tests::{
     asking::Asking,
@@ -28,19 +28,13 @@ async fn empty() -> World {
 
 /// A worker with a slow model whose answers have so many tokens, and its own life.
 fn start(world: &World, name: &str, drain: Duration, tokens: usize) -> (Lifecycle, JoinHandle<()>) {
-    let mut worker =
-        inference_worker::Config::at(config::Nats::at(&world.stack.endpoints().nats_url));
+    let mut worker = world.worker();
     worker.model_dirs = vec![Model::Slow.dir().expect("a model")];
     worker.name = name.into();
     worker.drain = drain;
     worker.max_new_tokens = tokens;
     let life = world.lifecycle.child();
-    let each = life.clone();
-    let running = world.lifecycle.spawn("worker", async move {
-        inference_worker::run(worker, each)
-            .await
-            .expect("the worker runs");
-    });
+    let running = world.run_worker(worker, &life);
     (life, running)
 }
 
