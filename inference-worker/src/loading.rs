@@ -1,6 +1,7 @@
 //! Loading the models of a worker, once it is known that they fit into memory together.
 
 use crate::{Config, Error, demo, models::Served, providers};
+use domain::subject;
 use engine::{
     Engine,
     check::{Report, check, machine_memory},
@@ -189,10 +190,11 @@ fn need(model: &Report, config: &Config) -> Need {
     }
 }
 
-/// A job names its model by its id alone.
+/// A job names its model by its id alone, and waits in a lane of its name.
 fn check_ids(needs: &[Need]) -> Result<(), Error> {
+    let lane = |need: &Need| subject::token(&need.id);
     for (index, need) in needs.iter().enumerate() {
-        if needs[..index].iter().any(|other| other.id == need.id) {
+        if needs[..index].iter().any(|other| lane(other) == lane(need)) {
             return Err(Error::SameModel(need.id.clone()));
         }
     }
@@ -239,5 +241,8 @@ mod tests {
         assert!(check_ids(&[need("a", 1, 1), need("b", 1, 1)]).is_ok());
         let same = check_ids(&[need("a", 1, 1), need("b", 1, 1), need("a", 2, 2)]);
         assert!(matches!(same, Err(Error::SameModel(id)) if id == "a"));
+        // Both wait as `org-m`.
+        let alike = check_ids(&[need("org/m", 1, 1), need("org-m", 1, 1)]);
+        assert!(matches!(alike, Err(Error::SameModel(id)) if id == "org-m"));
     }
 }
