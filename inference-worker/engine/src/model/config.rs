@@ -115,6 +115,9 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
+    /// The largest size.
+    pub(super) const MOST: usize = 1 << 24;
+
     pub(super) fn refuse<T>(
         &self,
         field: &'static str,
@@ -134,7 +137,7 @@ impl Fields<'_> {
         match value {
             None => self.refuse(field, "absent", "a size is required"),
             Some(value) => match usize::try_from(value) {
-                Ok(size) if (1..=1 << 24).contains(&size) => Ok(size),
+                Ok(size) if (1..=Self::MOST).contains(&size) => Ok(size),
                 _ => self.refuse(field, value, "expected a size from 1 to 16777216"),
             },
         }
@@ -197,6 +200,8 @@ impl Raw {
         let trained = fields.size("max_position_embeddings", self.max_position_embeddings)?;
         let rope_scaling =
             rope.map_or(Ok(RopeScaling::None), |rope| rope.check(fields, trained))?;
+        let positions = rope_scaling.positions(trained);
+        self.refuse_window(fields, architecture, positions)?;
         Ok(Config {
             id: self
                 ._name_or_path
@@ -211,7 +216,7 @@ impl Raw {
             num_key_value_heads: kv_heads,
             head_dim,
             vocab_size: fields.size("vocab_size", self.vocab_size)?,
-            max_position_embeddings: rope_scaling.positions(trained),
+            max_position_embeddings: positions,
             rms_norm_eps: fields.positive("rms_norm_eps", self.rms_norm_eps)? as f32,
             // 10,000 is the default of transformers for every family here.
             rope_theta: fields.positive("rope_theta", rope_theta.or(Some(10_000.0)))?,
@@ -276,17 +281,26 @@ impl Raw {
         {
             return fields.refuse("layer_types", kind, "only full_attention is supported");
         }
+        Ok(())
+    }
+
+    /// A window that is shorter than the context would change the result too.
+    fn refuse_window(
+        &self,
+        fields: &Fields<'_>,
+        architecture: Architecture,
+        positions: usize,
+    ) -> Result<(), Error> {
         // The Qwen family states a window and switches it off separately.
         let windowed = self
             .use_sliding_window
             .unwrap_or(architecture == Architecture::Mistral);
         match self.sliding_window {
-            Some(window) if windowed && Some(window) < self.max_position_embeddings => fields
-                .refuse(
-                    "sliding_window",
-                    window,
-                    "sliding windows are not supported",
-                ),
+            Some(window) if windowed && window < positions as u64 => fields.refuse(
+                "sliding_window",
+                window,
+                "sliding windows are not supported",
+            ),
             _ => Ok(()),
         }
     }
@@ -425,6 +439,15 @@ mod tests {
             (
                 "rope_scaling.factor",
                 serde_json::json!({"rope_scaling": {"type": "yarn", "factor": 0.5}}),
+            ),
+            (
+                "rope_scaling.factor",
+                serde_json::json!({"rope_scaling": {"type": "yarn", "factor": 65_537}}),
+            ),
+            (
+                "sliding_window",
+                serde_json::json!({"architectures": ["MistralForCausalLM"], "sliding_window": 256,
+                    "rope_scaling": {"type": "yarn", "factor": 4}}),
             ),
             (
                 "rope_scaling.beta_fast",

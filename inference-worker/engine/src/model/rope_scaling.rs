@@ -131,7 +131,15 @@ impl RawRope {
             (Some(part), Some(all)) if part != 0.0 && all != 0.0 => longer(part) / longer(all),
             _ => longer(1.0),
         };
-        let original = self.original_max_position_embeddings;
+        let original = or(
+            "rope_scaling.original_max_position_embeddings",
+            self.original_max_position_embeddings,
+            trained as f64,
+        )?;
+        if original * factor > Fields::MOST as f64 {
+            let reason = format!("gives more than {} positions", Fields::MOST);
+            return fields.refuse("rope_scaling.factor", factor, reason);
+        }
         Ok(RopeScaling::Yarn {
             factor,
             beta_fast,
@@ -142,11 +150,7 @@ impl RawRope {
                 self.attention_factor,
                 usual,
             )?,
-            original_max_position_embeddings: or(
-                "rope_scaling.original_max_position_embeddings",
-                original,
-                trained as f64,
-            )?,
+            original_max_position_embeddings: original,
         })
     }
 
